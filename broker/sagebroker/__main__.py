@@ -1,0 +1,5 @@
+"""``python -m sagebroker``."""
+
+from sagebroker.cli import main
+
+main()

@@ -1,0 +1,206 @@
+"""Every exception the broker raises.
+
+``str(error)`` is a whole sentence: what happened and, after it, what to do next. ``code`` is the
+stable word that tests, logs and clients use. What the user's code raises in a kernel is a result
+(`model.CellFailure`), never one of these.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from sagebroker.model import ExitReport
+
+
+class BrokerError(Exception):
+    """Root of every error the broker raises on purpose.
+
+    Args:
+        message: What happened, one sentence.
+        hint: What to do next, one sentence; appended to the text.
+    """
+
+    code: ClassVar[str] = "broker_error"
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}" if self.hint else self.message
+
+
+class ConfigError(BrokerError):
+    """A setting, a kernelspec or a path is wrong."""
+
+    code = "config"
+
+
+class StorageError(BrokerError):
+    """The disk refused to write, read or remove a session's record or files."""
+
+    code = "storage"
+
+
+class CapacityError(BrokerError):
+    """A limit of the broker is reached; the same call can succeed later.
+
+    Args:
+        retry_after_s: Seconds after which trying again is sensible.
+    """
+
+    code = "capacity"
+    retryable = True
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_s = retry_after_s
+
+
+class TooManySessionsError(CapacityError):
+    """No further session may be opened."""
+
+    code = "too_many_sessions"
+
+
+class QueueFullError(CapacityError):
+    """A session's queue of cells is full."""
+
+    code = "queue_full"
+
+
+class SessionError(BrokerError):
+    """Something about one session."""
+
+    code = "session"
+
+
+class SessionNotFoundError(SessionError, LookupError):
+    """No session has this name."""
+
+    code = "session_not_found"
+
+    def __init__(self, name: str, known: list[str]) -> None:
+        listed = ", ".join(repr(k) for k in known) if known else "none"
+        super().__init__(
+            f"There is no session named {name!r}; open sessions: {listed}.",
+            hint=f"Open it first with sage_open(name={name!r}), or use one of the open ones.",
+        )
+        self.name = name
+        self.known = known
+
+    def __str__(self) -> str:
+        # LookupError's own __str__ would quote the text.
+        return BrokerError.__str__(self)
+
+
+class SessionNameError(SessionError, ValueError):
+    """A session's name is not one that can be used."""
+
+    code = "session_name"
+
+
+class SessionClosedError(SessionError):
+    """The session has ended."""
+
+    code = "session_closed"
+
+
+class SessionInUseError(SessionError):
+    """Another broker process holds this session."""
+
+    code = "session_in_use"
+
+
+class SessionGoneError(SessionError, FileNotFoundError):
+    """The session's folder has been removed meanwhile, by whoever had its lock."""
+
+    code = "session_gone"
+
+
+class CellNotFoundError(SessionError, LookupError):
+    """The session has no cell with this number."""
+
+    code = "cell_not_found"
+
+    def __str__(self) -> str:
+        return BrokerError.__str__(self)
+
+
+class KernelError(BrokerError):
+    """Something about one kernel."""
+
+    code = "kernel"
+
+
+class KernelStartError(KernelError):
+    """A kernel did not come up.
+
+    Args:
+        report: How it ended, where it came as far as that.
+    """
+
+    code = "kernel_start"
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, report: ExitReport | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.report = report
+
+
+class KernelDiedError(KernelError):
+    """The kernel ended while it was needed."""
+
+    code = "kernel_died"
+
+
+class WireError(KernelError):
+    """A message from a kernel is malformed, unsigned or too large."""
+
+    code = "wire"
+
+
+class ContainerError(BrokerError):
+    """The engine refused or failed an operation on a container."""
+
+    code = "container"
+
+
+class RuntimeUnavailableError(ContainerError):
+    """The container engine does not answer."""
+
+    code = "engine_unavailable"
+    retryable = True
+
+
+class ContainerNotFoundError(ContainerError, LookupError):
+    """The engine knows no such container (its 404, nothing else)."""
+
+    code = "container_not_found"
+
+    def __str__(self) -> str:
+        return BrokerError.__str__(self)
+
+
+class ContainerConflictError(ContainerError):
+    """The engine's state forbids the operation, for instance a name already in use (its 409)."""
+
+    code = "container_conflict"
+
+
+class ImageError(ContainerError):
+    """An image could not be found, built or checked."""
+
+    code = "image"
+
+
+class ImageNotFoundError(ImageError):
+    """The engine does not have the image."""
+
+    code = "image_not_found"
