@@ -1,0 +1,1 @@
+"""The Jupyter messaging protocol without I/O: parsing, folding outputs, following executions."""
