@@ -1,0 +1,1 @@
+"""Containers: what one is made from, how hardened it is, and the engines that run it."""
