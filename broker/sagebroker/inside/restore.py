@@ -1,0 +1,398 @@
+"""Reads the newest checkpoint into a kernel that starts.
+
+A restore never keeps a kernel from starting: what cannot be read is named and left out. One that
+ends the process is noted before it can, so that the next start leaves out the variable, and in the
+end the checkpoint, that did it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import gc
+import importlib
+import io
+import json
+import os
+import pickle
+import signal
+import sys
+import time
+import types
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import reviving, settling, surroundings
+from .alarm import Alarm
+from .recording import PART, VARIABLE
+from .shelf import BUFFERS, DATA, PROGRESS, RESTORING, DamagedError, Shelf, write_json
+from .unpickling import read_around, read_strictly
+from .wording import TooSlowError, reason_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .settings import CheckpointConfig
+    from .unpickling import Record
+
+ORDER_FILE = Path("/run/kernel/restore.json")
+"""The broker's wish; the folder is mounted read-only."""
+
+DEATHS_LIMIT = 3
+"""Starts that one checkpoint may end before it is given up: one for each of two variables that
+do so, and one for something that cannot be named."""
+
+VARIABLE_SHARE = 0.25
+"""Of the time limit, for one variable."""
+
+MISSING_LIMIT = 100
+"""Most variables named in the report: the broker reads 64 KiB of it."""
+
+DEADLY = "a kernel has ended while it was being restored"
+
+
+@dataclass
+class Report:
+    """What came of a restore; the fields are those of the report file.
+
+    Attributes:
+        generation: Which incarnation of the kernel it was.
+        number: Of the checkpoint; None where none was restored.
+        cell: Count of the last cell whose effect is in it.
+        saved_at: Wall time at which it was saved, in seconds.
+        age_s: Seconds between the saving and the restoring.
+        names: How many variables are there again.
+        missing: What is not, each with name, type and reason; at most `MISSING_LIMIT` of them.
+        missing_total: How many there are.
+        seconds: What it took.
+        error: Why not the newest, or none at all; empty if there was no trouble.
+    """
+
+    generation: int
+    number: int | None = None
+    cell: int | None = None
+    saved_at: float | None = None
+    age_s: float = 0.0
+    names: int = 0
+    missing: list[dict[str, str]] = field(default_factory=list)
+    missing_total: int = 0
+    seconds: float = 0.0
+    error: str = ""
+
+
+def wanted(path: Path = ORDER_FILE) -> bool:
+    """Whether the broker wants the newest checkpoint; no file means no."""
+    try:
+        order = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(order, dict) and order.get("mode") == "newest"
+
+
+class Experience:
+    """What earlier starts have learnt about checkpoints that end the kernel.
+
+    Args:
+        note: Content of the file; anything else than what was written counts as nothing.
+        progress: Name of the variable at which the last start has stopped; empty if none has.
+    """
+
+    def __init__(self, note: dict[str, Any], progress: str) -> None:
+        found = note.get("checkpoints")
+        self._checkpoints: dict[str, dict[str, Any]] = {}
+        for number, entry in found.items() if isinstance(found, dict) else ():
+            if isinstance(entry, dict) and isinstance(entry.get("skip"), list):
+                deaths = entry.get("deaths")
+                self._checkpoints[number] = {
+                    "skip": [str(name) for name in entry["skip"]],
+                    "deaths": deaths if isinstance(deaths, int) else 0,
+                }
+        died_at = note.get("trying")
+        if isinstance(died_at, int):
+            entry = self._entry(died_at)
+            entry["deaths"] += 1
+            if progress and progress not in entry["skip"]:
+                entry["skip"].append(progress)
+            elif entry["deaths"] > 1:
+                entry["deaths"] = DEATHS_LIMIT
+
+    def _entry(self, number: int) -> dict[str, Any]:
+        return self._checkpoints.setdefault(str(number), {"skip": [], "deaths": 0})
+
+    def given_up(self, number: int) -> bool:
+        """Whether the checkpoint is not to be tried any more."""
+        return bool(self._entry(number)["deaths"] >= DEATHS_LIMIT)
+
+    def skip(self, number: int) -> dict[str, str]:
+        """Names in the checkpoint of which no object may be made, with the reason."""
+        return dict.fromkeys(self._entry(number)["skip"], DEADLY)
+
+    def note(self, trying: int | None, kept: list[int]) -> dict[str, Any]:
+        """What to write: that a checkpoint is being tried, and what is known of those there are."""
+        numbers = {str(number) for number in kept}
+        known = {
+            number: entry
+            for number, entry in self._checkpoints.items()
+            if number in numbers and (entry["deaths"] or entry["skip"])
+        }
+        return {"trying": trying, "checkpoints": known}
+
+
+class Progress:
+    """Keeps the name of the variable that is being restored in a file, for the next start.
+
+    Args:
+        path: Of the file.
+        alarm: Ends what takes too long.
+        limit_s: Seconds for one variable.
+    """
+
+    def __init__(self, path: Path, alarm: Alarm, limit_s: float) -> None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._file = os.open(path, flags, 0o600)
+        self._alarm = alarm
+        self._limit_s = limit_s
+        self._running = contextlib.ExitStack()
+        self.name = ""
+
+    def enter(self, name: str) -> None:
+        """A variable is about to be restored."""
+        self.name = name
+        data = name.encode("utf-8", "surrogatepass")
+        os.pwrite(self._file, data, 0)
+        os.ftruncate(self._file, len(data))
+        self._running.enter_context(self._alarm.within(self._limit_s))
+
+    def leave(self) -> None:
+        """It has been restored, or could not be."""
+        self._running.close()
+
+    def close(self) -> None:
+        """No variable is being restored any more."""
+        os.ftruncate(self._file, 0)
+        os.close(self._file)
+
+
+class Restorer:
+    """Restores into one namespace.
+
+    Args:
+        namespace: The user's global variables, as a new kernel has them.
+        config: Place and limits of the checkpoints.
+        generation: Which incarnation of the kernel this is.
+    """
+
+    def __init__(
+        self, namespace: dict[str, Any], config: CheckpointConfig, generation: int
+    ) -> None:
+        self._namespace = namespace
+        self._baseline = reviving.baseline()
+        self._config = config
+        self._shelf = Shelf(config.folder)
+        self._report = Report(generation)
+
+    def run(self) -> Report:
+        """Restore the newest checkpoint that can be; what came of it."""
+        began = time.monotonic()
+        try:
+            with _quietly(), _watchdog(self._config.restore_limit_s):
+                self._restore_newest()
+        except Exception as error:  # noqa: BLE001 - the kernel starts in any case; the report tells
+            self._clear()
+            self._report.error = reason_of(error)
+        self._report.seconds = round(time.monotonic() - began, 3)
+        return self._report
+
+    def _restore_newest(self) -> None:
+        numbers = self._shelf.numbers()
+        if not numbers:
+            return
+        experience = Experience(self._shelf.read_note(RESTORING), self._read_progress())
+        troubles = []
+        for number in reversed(numbers):
+            try:
+                if experience.given_up(number):
+                    raise DamagedError(DEADLY)
+                manifest = self._shelf.verify(number)
+                # Before anything of it is read: the next process must know.
+                self._shelf.write_note(RESTORING, experience.note(number, numbers))
+                self._restore(number, manifest, experience.skip(number))
+            except DamagedError as error:
+                self._clear()
+                troubles.append(f"checkpoint {number} cannot be used: {error}")
+            else:
+                break
+        self._shelf.write_note(RESTORING, experience.note(None, numbers))
+        self._report.error = "; ".join(troubles)
+
+    def _read_progress(self) -> str:
+        try:
+            data = (self._shelf.folder / PROGRESS).read_bytes()
+        except OSError:
+            return ""
+        return data.decode("utf-8", "replace")
+
+    def _restore(self, number: int, manifest: dict[str, Any], skip: dict[str, str]) -> None:
+        with (
+            _own_alarm() as alarm,
+            _live_symbolic_functions(self._namespace),
+            contextlib.closing(
+                Progress(
+                    self._shelf.folder / PROGRESS,
+                    alarm,
+                    self._config.restore_limit_s * VARIABLE_SHARE,
+                )
+            ) as progress,
+        ):
+            lost = self._read(number, progress, skip)
+        self._report.number = number
+        self._report.cell = manifest["cell"]
+        self._report.saved_at = manifest["saved_at"]
+        self._report.age_s = max(0.0, round(time.time() - manifest["saved_at"], 1))
+        missing = [*manifest["missing"], *lost]
+        self._report.missing = missing[:MISSING_LIMIT]
+        self._report.missing_total = len(missing)
+
+    def _read(self, number: int, progress: Progress, skip: dict[str, str]) -> list[dict[str, str]]:
+        """Bring the records into the namespace; what is lost.
+
+        Raises:
+            DamagedError: They cannot even be read around what is broken.
+        """
+        skip = dict(skip)
+        around = bool(skip)
+        while True:
+            try:
+                return self._pass(number, progress, skip, around=around)
+            except TooSlowError as error:
+                if progress.name in skip:
+                    raise DamagedError(f"{progress.name} takes too long") from error
+                skip[progress.name] = "restoring it takes too long"
+            except Exception as error:  # of the user's classes; reading around finds it again
+                if around:
+                    raise DamagedError(reason_of(error)) from error
+            around = True
+            self._clear()
+
+    def _pass(
+        self, number: int, progress: Progress, skip: dict[str, str], *, around: bool
+    ) -> list[dict[str, str]]:
+        place = self._shelf.place(number)
+        lost: list[dict[str, str]] = []
+        parts: list[Record] = []
+        self._report.names = 0
+        with (place / DATA).open("rb") as data, (place / BUFFERS).open("rb") as buffers:
+            if around:
+                records = read_around(data, buffers, self._namespace, skip, progress)
+            else:
+                records = read_strictly(data, buffers, progress)
+            for record in records:
+                if record.lost:
+                    lost.append(_missing(record, record.lost))
+                elif record.kind == VARIABLE:
+                    # At once, for what is made later may use it.
+                    self._namespace[record.name] = record.value
+                    self._report.names += 1
+                elif record.kind == PART and record.name == surroundings.PROCESS:
+                    lost += self._set(record, progress)
+                elif record.kind == PART:
+                    parts.append(record)
+        for record in parts:
+            if record.name not in skip:
+                lost += self._set(record, progress)
+        return lost
+
+    def _set(self, part: Record, progress: Progress) -> list[dict[str, str]]:
+        progress.enter(part.name)
+        try:
+            if part.name == surroundings.DELETED:
+                for name in part.value:
+                    self._namespace.pop(name, None)
+            else:
+                settling.settle(part.name, part.value)
+        except Exception as error:  # noqa: BLE001 - of any library; told with the name
+            return [_missing(part, reason_of(error))]
+        finally:
+            progress.leave()
+        return []
+
+    def _clear(self) -> None:
+        """Undo a restore that was broken off."""
+        self._namespace.clear()
+        self._namespace.update(self._baseline)
+        self._report.names = 0
+
+
+def _missing(record: Record, reason: str) -> dict[str, str]:
+    kind = "setting" if record.kind == PART else ""
+    return {"name": record.name, "type": kind, "reason": f"could not be restored: {reason}"}
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Let no object print into the first cell's output, nor the garbage be looked for meanwhile."""
+    gc.disable()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        gc.enable()
+
+
+@contextlib.contextmanager
+def _watchdog(limit_s: float) -> Iterator[None]:
+    """End the process when the block takes longer; a thread in C that no object can hold up."""
+    with Path(os.devnull).open("w") as nowhere:
+        faulthandler.dump_traceback_later(limit_s, exit=True, file=nowhere)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+
+
+@contextlib.contextmanager
+def _live_symbolic_functions(namespace: dict[str, Any]) -> Iterator[None]:
+    """Let Sage bind the functions within symbolic functions to the namespace, not to its own."""
+    module: Any = sys.modules.get("sage.symbolic.function")
+    if module is None:
+        yield
+        return
+    original = module.unpickle_function
+    # Not read by us: Sage keeps these functions as pickled code within its own states.
+    module.unpickle_function = lambda code: types.FunctionType(pickle.loads(code), namespace)
+    try:
+        yield
+    finally:
+        module.unpickle_function = original
+
+
+@contextlib.contextmanager
+def _own_alarm() -> Iterator[Alarm]:
+    previous = signal.getsignal(signal.SIGALRM)
+    try:
+        yield Alarm()
+    finally:
+        signal.signal(signal.SIGALRM, previous)
+        if "cysignals.signals" in sys.modules:
+            # Its handler is one in C, which only it can set again.
+            interrupt = signal.getsignal(signal.SIGINT)
+            importlib.import_module("cysignals.signals").init_cysignals()
+            signal.signal(signal.SIGINT, interrupt)
+
+
+def restore(namespace: dict[str, Any], config: CheckpointConfig, generation: int) -> None:
+    """Restore if the broker wants it, and tell it what came of that.
+
+    Args:
+        namespace: The user's global variables.
+        config: Place and limits of the checkpoints.
+        generation: Which incarnation of the kernel this is.
+    """
+    report = Report(generation)
+    if wanted():
+        report = Restorer(namespace, config, generation).run()
+    try:
+        write_json(Path(config.report_file), asdict(report))
+    except OSError as error:
+        sys.stderr.write(f"{config.report_file}: {error}\n")

@@ -1,0 +1,186 @@
+"""Lists the user's variables, whatever their own methods do: a forked child looks at them.
+
+The broker has a silent request evaluate
+``__import__("sagebroker_inside.variables", fromlist=["listing"]).listing()``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import io
+import json
+import os
+import reprlib
+import select
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from . import reviving
+from .alarm import Alarm
+from .changes import user_names
+from .confining import limit_memory, silence_descriptors
+from .reducers import walk
+from .wording import TooSlowError, one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+REPR_CHARACTERS = 120
+"""Longest representation of a value."""
+
+NAMES_LIMIT = 500
+"""Most variables in one listing."""
+
+SHOWING_LIMIT_S = 0.3
+"""For showing one variable; more than any plain value takes."""
+
+STALL_LIMIT_S = 0.6
+"""After which a child is ended that has shown nothing new, for its own alarm to come first."""
+
+LISTING_LIMIT_S = 3.0
+"""For all; what is left then is listed without its value."""
+
+CHILD_MEMORY_BYTES = 128 * 2**20
+"""What a child may take beyond what it shares with the kernel."""
+
+READ_BYTES = 65536
+SIZED_ITEMS = 10_000
+"""Most items of containers whose sizes are added up."""
+
+TYPE_CHARACTERS = 80
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a child shall look at."""
+
+    names: list[str]
+    namespace: dict[str, Any]
+
+
+def listing(pattern: str = "*", limit: int = NAMES_LIMIT) -> str:
+    """The user's variables.
+
+    Args:
+        pattern: Of the names, as in a shell.
+        limit: Most variables.
+
+    Returns:
+        JSON: ``variables``, each with ``name``, ``type``, ``bytes`` (an estimate; null where it
+        could not be made) and ``repr`` (at most `REPR_CHARACTERS`; null where the object does not
+        let itself be shown), and ``total``: how many there are.
+    """
+    namespace = reviving.live_namespace()
+    names = fnmatch.filter(user_names(namespace, reviving.baseline()), pattern)
+    chosen = names[: max(0, limit)]
+    found = _look(Look(chosen, namespace))
+    variables = [
+        found.get(at) or {"name": name, "type": _type_name(namespace.get(name))}
+        for at, name in enumerate(chosen)
+    ]
+    for variable in variables:
+        variable.setdefault("bytes", None)
+        variable.setdefault("repr", None)
+    return json.dumps({"variables": variables, "total": len(names)})
+
+
+def _look(look: Look) -> dict[int, dict[str, Any]]:
+    """What can be seen, by position; around what kills or stalls the child."""
+    found: dict[int, dict[str, Any]] = {}
+    deadline = time.monotonic() + LISTING_LIMIT_S
+    start = 0
+    while start < len(look.names) and time.monotonic() < deadline:
+        with _child(look, start) as pipe:
+            for line in _lines(pipe, deadline):
+                position, seen = json.loads(line)
+                found[position] = seen
+                start = position + 1
+        start += 1  # the one that was being looked at; past the end if all were
+    return found
+
+
+@contextlib.contextmanager
+def _child(look: Look, start: int) -> Iterator[int]:
+    """A process that looks at the variables from a position on; what it writes is read from here."""
+    pipe, told = os.pipe()
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _be_child(look, start, told)
+    finally:
+        os.close(told)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    try:
+        yield pipe
+    finally:
+        os.close(pipe)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, 0)
+
+
+def _lines(pipe: int, deadline: float) -> Iterator[bytes]:
+    """Whole lines, until the child ends, stalls, or the time is over."""
+    rest = b""
+    while True:
+        wait = min(STALL_LIMIT_S, deadline - time.monotonic())
+        if wait <= 0 or not select.select([pipe], [], [], wait)[0]:
+            return
+        data = os.read(pipe, READ_BYTES)
+        if not data:
+            return
+        *whole, rest = (rest + data).split(b"\n")
+        yield from whole
+
+
+def _be_child(look: Look, start: int, told: int) -> NoReturn:
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, set())
+        os.setsid()
+        silence_descriptors(keep=told)
+        sys.stdout = sys.stderr = io.StringIO()
+        limit_memory(CHILD_MEMORY_BYTES)
+        alarm = Alarm()
+        for position in range(start, len(look.names)):
+            name = look.names[position]
+            seen = _describe(name, look.namespace[name], alarm)
+            os.write(told, json.dumps([position, seen]).encode("ascii") + b"\n")
+    finally:
+        os._exit(0)
+
+
+def _describe(name: str, value: Any, alarm: Alarm) -> dict[str, Any]:
+    seen: dict[str, Any] = {"name": name, "type": _type_name(value)}
+    for key, look in (("bytes", _size), ("repr", _show)):
+        # Of the user's objects anything may come, and MemoryError: the value is left out.
+        with contextlib.suppress(Exception, TooSlowError), alarm.within(SHOWING_LIMIT_S):
+            seen[key] = look(value)
+    return seen
+
+
+def _type_name(value: Any) -> str:
+    # Not as an attribute, which a metaclass can make a property.
+    return one_line(type.__dict__["__name__"].__get__(type(value)), TYPE_CHARACTERS)
+
+
+def _size(value: Any) -> int:
+    held = getattr(value, "nbytes", None)
+    if type(held) is int:
+        return held
+    return sum(sys.getsizeof(item, 0) for item in walk(value, attributes=True, limit=SIZED_ITEMS))
+
+
+def _show(value: Any) -> str:
+    short = reprlib.Repr()
+    short.maxlist = short.maxtuple = short.maxset = short.maxfrozenset = short.maxdict = 20
+    short.maxstring = short.maxlong = REPR_CHARACTERS
+    if type(value) in (list, tuple, set, frozenset, dict, str):
+        return one_line(short.repr(value), REPR_CHARACTERS)
+    return one_line(str(repr(value)), REPR_CHARACTERS)
