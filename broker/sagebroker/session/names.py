@@ -1,0 +1,24 @@
+"""Names of sessions."""
+
+from __future__ import annotations
+
+import re
+
+from sagebroker.errors import SessionNameError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}\Z")
+
+
+def check_session_name(name: str) -> str:
+    """Return ``name`` if it can name a session.
+
+    Raises:
+        SessionNameError: Not 1 to 40 characters of letters, digits, ``_``, ``.`` and ``-``.
+    """
+    if not _NAME.match(name):
+        shown = name if len(name) <= 60 else name[:60] + "…"
+        raise SessionNameError(
+            f"{shown!r} cannot name a session.",
+            hint="Use 1 to 40 letters, digits, '_', '.' or '-', beginning with a letter or digit.",
+        )
+    return name
