@@ -1,0 +1,70 @@
+"""`make_server`: the MCP server around a broker, for any transport."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+from mcp.server import MCPServer
+from mcp.server.mcpserver import Context
+from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
+from mcp_types import CallToolResult, InputRequiredResult
+from pydantic import ValidationError
+
+from sagebroker import __version__
+from sagebroker.broker import Broker
+from sagebroker.server import product
+from sagebroker.server.cell_tools import TIME_LIMIT_S, add_cell_tools
+from sagebroker.server.failures import explain_arguments
+from sagebroker.server.session_tools import add_session_tools
+
+BrokerOpener = Callable[[], AbstractAsyncContextManager[Broker]]
+"""Gives the broker that serves for the life of the server; entered once, by the server."""
+
+
+class SageServer(MCPServer[Broker]):
+    """An MCP server whose tool errors read as the tools wrote them."""
+
+    async def call_tool(
+        self, name: str, arguments: dict[str, Any], context: Context[Broker, Any] | None = None
+    ) -> CallToolResult | InputRequiredResult:
+        """Call a tool; the SDK's prefix and the validator's jargon are taken off its errors."""
+        try:
+            return await super().call_tool(name, arguments, context)
+        except UnexpectedToolError:
+            raise
+        except ToolError as error:
+            cause = error.__cause__
+            if isinstance(cause, ValidationError):
+                raise ToolError(explain_arguments(name, cause)) from cause
+            if isinstance(cause, ToolError):
+                raise cause from cause.__cause__
+            raise
+
+
+def make_server(open_broker: BrokerOpener, *, time_limit_s: float = TIME_LIMIT_S) -> SageServer:
+    """The server with all its tools; its lifespan is the broker's.
+
+    Args:
+        open_broker: Called once, when the server starts to serve. Opening a broker is quick and
+            touches no engine: clients give a server little time to answer.
+        time_limit_s: Default time limit of a cell, told in ``tools/list``.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: MCPServer[Broker]) -> AsyncIterator[Broker]:
+        async with open_broker() as broker:
+            yield broker
+
+    server = SageServer(
+        product.SERVER_NAME,
+        title=product.SERVER_TITLE,
+        description=product.DESCRIPTION,
+        instructions=product.INSTRUCTIONS,
+        icons=[product.ICON],
+        version=__version__,
+        lifespan=lifespan,
+        log_level="WARNING",
+    )
+    add_cell_tools(server, time_limit_s=time_limit_s)
+    add_session_tools(server)
+    return server

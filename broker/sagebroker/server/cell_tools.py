@@ -1,0 +1,237 @@
+"""The tools about cells: run, wait, read, interrupt."""
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Final
+
+import anyio
+from mcp.server import MCPServer
+from mcp.server.mcpserver import Context
+from mcp_types import CallToolResult, ToolAnnotations
+from pydantic import Field
+
+from sagebroker.broker import Broker
+from sagebroker.model import CellStatus
+from sagebroker.server import limits
+from sagebroker.server.arguments import (
+    CellNumber,
+    Code,
+    MaxChars,
+    SessionName,
+    TimeLimit,
+    WaitSeconds,
+)
+from sagebroker.server.failures import answering
+from sagebroker.server.pages import OutputStream, page
+from sagebroker.server.product import DEFAULT_SESSION
+from sagebroker.server.render import answer, block, call_text, status_line
+from sagebroker.server.waiting import wait_for_cell, with_progress
+from sagebroker.session.cell import Cell
+from sagebroker.session.session import Session
+
+WAIT_S: Final = 45.0
+"""Default wait of a call: below the 60 s after which several clients give up."""
+TIME_LIMIT_S: Final = 600.0
+"""Default time limit of a cell."""
+CHARS: Final = 8000
+"""Default length of an answer's outputs; some clients cut errors at 11,000."""
+
+_LARGE_RESULT = {"anthropic/maxResultSizeChars": limits.MAX_CHARS}
+
+_RUN = """\
+Run Sage code in a session and return its output. State persists between calls, as in a notebook.
+
+The value of the last line is the result; plots come back as images. Sage syntax: 2^10, 1/3 exact, \
+R.<x,y> = QQ[], var('t'), %time, factor? for help.
+Example: code="K.<a> = NumberField(x^3 - 2)\\nK.class_number()"
+
+Session "default" opens by itself; open others with sage_open. If the cell needs longer than wait_s \
+seconds the answer says "running" and the cell goes on: call sage_wait. After time_limit_s it is \
+interrupted. Cancelling the call interrupts the cell, too; variables are kept where possible, and the \
+answer says so when not."""
+
+_WAIT = """\
+Go on waiting for a cell that was "running" or "queued"; answers like sage_run. Also shows an ended cell \
+again. Cancelling this call interrupts the cell; wait_s=0 only looks.
+Example: session="default", cell=7"""
+
+_OUTPUT = """\
+Read a cell's whole output by pages, or search it. Use it when an answer says that output was left out.
+
+stream: all, stdout, stderr, result, traceback (the full one), or images (then offset counts images). \
+offset and limit count characters; the answer names the next call. With pattern (plain text, case ignored) \
+only matching lines are shown, each with its offset.
+Example: session="default", cell=7, stream="stdout", pattern="error" """
+
+_INTERRUPT = """\
+Stop the running cell of a session, like Ctrl-C. Usually within a second, variables kept. Code that \
+ignores the interrupt for 4 seconds makes the kernel be replaced: the answer says whether variables were \
+kept or lost. Queued cells run next."""
+
+
+def add_cell_tools(server: MCPServer[Broker], *, time_limit_s: float = TIME_LIMIT_S) -> None:
+    """Register the tools.
+
+    Args:
+        server: Where to.
+        time_limit_s: Default time limit of a cell, as configured.
+    """
+    changes = ToolAnnotations(
+        read_only_hint=False, destructive_hint=True, idempotent_hint=False, open_world_hint=False
+    )
+    reads = ToolAnnotations(read_only_hint=True, open_world_hint=False)
+    # Cancelling a wait stops the cell: not read-only.
+    waits = ToolAnnotations(
+        read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False
+    )
+    server.add_tool(
+        _make_sage_run(time_limit_s),
+        title="Run Sage code",
+        description=_RUN,
+        annotations=changes,
+        meta=_LARGE_RESULT,
+        structured_output=False,
+    )
+    server.add_tool(
+        sage_wait,
+        title="Wait for a cell",
+        description=_WAIT,
+        annotations=waits,
+        meta=_LARGE_RESULT,
+        structured_output=False,
+    )
+    server.add_tool(
+        sage_output,
+        title="Read a cell's output",
+        description=_OUTPUT.rstrip(),
+        annotations=reads,
+        meta=_LARGE_RESULT,
+        structured_output=False,
+    )
+    server.add_tool(
+        sage_interrupt,
+        title="Interrupt the running cell",
+        description=_INTERRUPT,
+        annotations=waits,
+        structured_output=False,
+    )
+
+
+def _make_sage_run(default_limit_s: float) -> Callable[..., Awaitable[CallToolResult]]:
+    """``sage_run`` with the configured time limit as its default."""
+
+    async def sage_run(
+        ctx: Context[Broker],
+        code: Code,
+        session: SessionName = DEFAULT_SESSION,
+        wait_s: WaitSeconds = WAIT_S,
+        time_limit_s: TimeLimit = default_limit_s,
+        max_chars: MaxChars = CHARS,
+    ) -> CallToolResult:
+        broker = ctx.request_context.lifespan_context
+        with answering("sage_run"):
+            code = limits.code_text(code)
+            wait_s, wait_note = limits.wait_limit(wait_s)
+            max_chars, chars_note = limits.char_limit("max_chars", max_chars)
+            most_s = broker.config.session.max_time_limit_s
+            time_limit_s, time_note = limits.time_limit(time_limit_s, most_s)
+            began = anyio.current_time()
+            found = await _session_to_run_in(ctx, session)
+            cell = found.submit(code, time_limit_s=time_limit_s)
+            # The start of a kernel counts, too: the client's patience does not begin anew.
+            await wait_for_cell(ctx, found, cell, wait_s - (anyio.current_time() - began))
+            notes = [note for note in (wait_note, time_note, chars_note) if note]
+            return await _answer(found, cell, max_chars, notes)
+
+    return sage_run
+
+
+async def sage_wait(
+    ctx: Context[Broker],
+    session: SessionName,
+    cell: CellNumber,
+    wait_s: WaitSeconds = WAIT_S,
+    max_chars: MaxChars = CHARS,
+) -> CallToolResult:
+    """Go on waiting; see `_WAIT`."""
+    broker = ctx.request_context.lifespan_context
+    with answering("sage_wait"):
+        wait_s, wait_note = limits.wait_limit(wait_s)
+        max_chars, chars_note = limits.char_limit("max_chars", max_chars)
+        found = broker.session(session)
+        awaited = found.cell(cell)
+        await wait_for_cell(ctx, found, awaited, wait_s)
+        notes = [note for note in (wait_note, chars_note) if note]
+        return await _answer(found, awaited, max_chars, notes)
+
+
+async def sage_output(
+    ctx: Context[Broker],
+    session: SessionName,
+    cell: CellNumber,
+    stream: OutputStream = "all",
+    offset: Annotated[int, Field(description="First character, or first image")] = 0,
+    limit: Annotated[int, Field(description="Characters to return")] = CHARS,
+    pattern: Annotated[str, Field(description="Text to search for")] = "",
+) -> CallToolResult:
+    """Page and search; see `_OUTPUT`."""
+    broker = ctx.request_context.lifespan_context
+    with answering("sage_output"):
+        limit, _ = limits.char_limit("limit", limit)
+        read = broker.session(session).cell(cell)
+        return await page(session, read, stream, offset=offset, limit=limit, pattern=pattern)
+
+
+async def sage_interrupt(
+    ctx: Context[Broker], session: SessionName = DEFAULT_SESSION
+) -> CallToolResult:
+    """Climb the ladder; see `_INTERRUPT`."""
+    broker = ctx.request_context.lifespan_context
+    with answering("sage_interrupt"):
+        found = broker.session(session)
+        cell = found.current
+        if cell is None:
+            return _text([f"Nothing runs in session {session!r}.", *found.take_notices()])
+        await with_progress(ctx, lambda: f"interrupting cell {cell.number}", found.interrupt)
+        return _text(after_interrupt(found, cell))
+
+
+def after_interrupt(session: Session, cell: Cell) -> list[str]:
+    """What ``sage_interrupt`` answers about a cell that was running when it was called."""
+    _note_told(cell)
+    lines = [status_line(session.name, cell), *session.take_notices(), *cell.notices]
+    if not cell.status.is_final:
+        wait = call_text("sage_wait", session=session.name, cell=cell.number)
+        lines.append(f"It is still being stopped; {wait} tells when it has ended.")
+    elif cell.status in (CellStatus.OK, CellStatus.ERROR) and cell.ladder is None:
+        lines.append("The cell had ended by itself before it was interrupted; nothing was stopped.")
+    waiting = session.info().queued
+    if waiting:
+        lines.append(f"{waiting} queued cells go on.")
+    return lines
+
+
+async def _session_to_run_in(ctx: Context[Broker], name: str) -> Session:
+    """The named session; the default one is opened where it is not."""
+    broker = ctx.request_context.lifespan_context
+    if name != DEFAULT_SESSION:
+        return broker.session(name)
+    found, _ = await with_progress(
+        ctx, lambda: "starting the Sage kernel,", lambda: broker.open_session(name)
+    )
+    return found
+
+
+async def _answer(session: Session, cell: Cell, max_chars: int, notes: list[str]) -> CallToolResult:
+    _note_told(cell)
+    said = [*notes, *session.take_notices()]
+    return await answer(session.name, cell, max_chars=max_chars, notes=said)
+
+
+def _note_told(cell: Cell) -> None:
+    """The answer in the making tells the cell's end: the session need not tell it again."""
+    if cell.status.is_final:
+        cell.told = True
+
+
+def _text(lines: list[str]) -> CallToolResult:
+    return CallToolResult(content=[block("status", "\n".join(lines))])

@@ -1,0 +1,247 @@
+"""The tools about sessions: open, list, restart, close."""
+
+import math
+from functools import partial
+from typing import Annotated, Final
+
+import anyio
+from mcp.server import MCPServer
+from mcp.server.mcpserver import Context
+from mcp_types import CallToolResult, ToolAnnotations
+from pydantic import BaseModel, Field
+
+from sagebroker.broker import Broker
+from sagebroker.errors import BrokerError
+from sagebroker.kernel.kernelspec import KernelSpec
+from sagebroker.server.arguments import SessionName
+from sagebroker.server.failures import answering
+from sagebroker.server.product import DEFAULT_SESSION
+from sagebroker.server.render import block
+from sagebroker.server.waiting import with_progress
+from sagebroker.session.info import SessionInfo
+from sagebroker.session.session import Session
+
+MEASURE_LIMIT_S: Final = 2.0
+"""For the engine to tell what all sessions use; without it the list has no memory figures."""
+
+_OPEN = """\
+Open a further session: a Sage kernel of its own, with its own variables and files. Takes some seconds. \
+Opening a name that is open returns the same session. It ends with this connection; with keep=true it \
+stays until sage_close, and its variables until its kernel is 24 h old (or as configured: the answer says).
+Names: 1 to 40 letters, digits, '_', '.', '-'. Example: name="curves" """
+
+_SESSIONS = """\
+List the open sessions: state, running cell, queue, memory, idle time."""
+
+_RESTART = """\
+Replace a session's kernel by a fresh one: all variables are lost (restore=true brings back those of the \
+newest checkpoint), files in /files stay, running and queued cells are stopped. To stop a computation use sage_interrupt instead: it keeps the variables."""
+
+_CLOSE = """\
+End a session, kept or not: its kernel, variables and files are deleted."""
+
+
+class SessionView(BaseModel):
+    """A session as clients see it."""
+
+    name: str
+    state: str
+    keep: bool
+    running_cell: int | None
+    running_s: float
+    queued_cells: int
+    last_cell: int
+    idle_s: float
+    memory_mib: int | None
+    memory_limit_mib: int
+    note: str
+
+
+class SessionList(BaseModel):
+    """Every open session."""
+
+    sessions: list[SessionView]
+    most: int
+
+
+def add_session_tools(server: MCPServer[Broker]) -> None:
+    """Register the tools."""
+    server.add_tool(
+        sage_open,
+        title="Open a session",
+        description=_OPEN.rstrip(),
+        annotations=ToolAnnotations(
+            read_only_hint=False,
+            destructive_hint=False,
+            idempotent_hint=True,
+            open_world_hint=False,
+        ),
+        structured_output=False,
+    )
+    server.add_tool(
+        sage_sessions,
+        title="List sessions",
+        description=_SESSIONS,
+        annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False),
+        # It answers structured content, but a published schema costs 1.2 kB of every tools/list.
+        structured_output=False,
+    )
+    ends = ToolAnnotations(
+        read_only_hint=False, destructive_hint=True, idempotent_hint=False, open_world_hint=False
+    )
+    server.add_tool(
+        sage_restart,
+        title="Restart a kernel",
+        description=_RESTART,
+        annotations=ends,
+        structured_output=False,
+    )
+    server.add_tool(
+        sage_close,
+        title="Close a session",
+        description=_CLOSE,
+        annotations=ends,
+        structured_output=False,
+    )
+
+
+async def sage_open(
+    ctx: Context[Broker],
+    name: Annotated[str, Field(description="Name of the session")],
+    keep: Annotated[bool, Field(description="Outlive this connection")] = False,  # noqa: FBT002
+) -> CallToolResult:
+    """Open a session; see `_OPEN`."""
+    broker = ctx.request_context.lifespan_context
+    with answering("sage_open"):
+        session, created = await with_progress(
+            ctx, lambda: "starting the Sage kernel,", lambda: broker.open_session(name, keep=keep)
+        )
+        info = session.info()
+        lines = [_opened(info, _hard_life_s(broker), created=created), *session.take_notices()]
+        if keep and not info.keep:
+            lines.append("It was opened without keep and ends with its connection all the same.")
+        lines.append(f'Use it with sage_run(code=…, session="{name}").')
+        return CallToolResult(content=[block("status", "\n".join(lines))])
+
+
+async def sage_sessions(ctx: Context[Broker]) -> CallToolResult:
+    """List the sessions; see `_SESSIONS`."""
+    broker = ctx.request_context.lifespan_context
+    with answering("sage_sessions"):
+        views = [_view(info) for info in await _measured(broker)]
+        most = broker.config.session.max_sessions
+        lines = [f"{len(views)} of at most {most} sessions are open."]
+        if not views:
+            lines.append(f'sage_run opens "{DEFAULT_SESSION}"; sage_open opens others.')
+        lines += [_line(view) for view in views]
+        listed = SessionList(sessions=views, most=most)
+        return CallToolResult(
+            content=[block("status", "\n".join(lines))],
+            structured_content=listed.model_dump(mode="json"),
+        )
+
+
+async def sage_restart(
+    ctx: Context[Broker],
+    session: SessionName = DEFAULT_SESSION,
+    restore: bool = False,  # noqa: FBT001, FBT002 - a tool's argument
+) -> CallToolResult:
+    """A new kernel; see `_RESTART`."""
+    broker = ctx.request_context.lifespan_context
+    with answering("sage_restart"):
+        found = broker.session(session)
+        said = await with_progress(
+            ctx, lambda: "restarting the kernel,", partial(found.restart, restore=restore)
+        )
+        return CallToolResult(content=[block("status", "\n".join([said, *found.take_notices()]))])
+
+
+async def sage_close(ctx: Context[Broker], session: SessionName) -> CallToolResult:
+    """End a session; see `_CLOSE`."""
+    broker = ctx.request_context.lifespan_context
+    with answering("sage_close"):
+        said = await with_progress(
+            ctx, lambda: "closing the session,", lambda: broker.close_session(session)
+        )
+        return CallToolResult(content=[block("status", said)])
+
+
+async def _measured(broker: Broker) -> list[SessionInfo]:
+    """What there is to know of each session; with memory where the engine tells it in time."""
+    sessions = broker.sessions()
+    infos = [session.info() for session in sessions]
+    if not sessions:
+        return infos
+
+    async def measure(index: int, session: Session) -> None:
+        infos[index] = await session.measure(runtime)
+
+    with anyio.move_on_after(MEASURE_LIMIT_S):
+        try:
+            runtime = await broker.runtime()
+        except BrokerError:
+            # The engine is away; running sessions go on without it, and so does their list.
+            return infos
+        async with anyio.create_task_group() as tg:
+            for index, session in enumerate(sessions):
+                tg.start_soon(measure, index, session)
+    return infos
+
+
+def _view(info: SessionInfo) -> SessionView:
+    mib = 2**20
+    return SessionView(
+        name=info.name,
+        state=info.state.value,
+        keep=info.keep,
+        running_cell=info.running,
+        running_s=round(info.running_s, 1),
+        queued_cells=info.queued,
+        last_cell=info.cells,
+        idle_s=round(info.idle_s, 1),
+        memory_mib=None if info.memory_bytes is None else math.ceil(info.memory_bytes / mib),
+        memory_limit_mib=info.memory_limit_bytes // mib,
+        note=info.note,
+    )
+
+
+def _line(view: SessionView) -> str:
+    """The facts of a `SessionView` in one line."""
+    facts = [f"{view.name}: {view.state}"]
+    if view.running_cell is not None:
+        facts.append(f"cell {view.running_cell} running {view.running_s:g} s")
+    else:
+        facts.append(f"idle {view.idle_s:g} s")
+    facts.append(f"{view.queued_cells} queued")
+    facts.append(f"last cell {view.last_cell}")
+    used = "?" if view.memory_mib is None else str(view.memory_mib)
+    facts.append(f"memory {used} of {view.memory_limit_mib} MiB")
+    facts.append("kept" if view.keep else "ends with its connection")
+    if view.note:
+        facts.append(view.note)
+    return ", ".join(facts)
+
+
+def _opened(info: SessionInfo, hard_life_s: float, *, created: bool) -> str:
+    what = "is open" if created else "was open already"
+    life = "until sage_close or the end of this connection"
+    if info.keep:
+        life = (
+            f"until sage_close, but each of its containers at most {_duration(hard_life_s)}: "
+            "variables can be lost then, files stay"
+        )
+    memory = info.memory_limit_bytes / 2**30
+    return (
+        f"Session {info.name!r} {what}, with {memory:.3g} GiB of memory; it lives {life}. "
+        f"Its files are in /files."
+    )
+
+
+def _hard_life_s(broker: Broker) -> float:
+    """Age at which a container of this broker ends."""
+    config = broker.config
+    return KernelSpec.load(config.kernel.kernelspec).container(config.container).hard_life_s
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.3g} h" if seconds >= 3600 else f"{seconds:.0f} s"
