@@ -1,0 +1,170 @@
+"""``sagebroker sessions``: sessions of this installation, whichever process serves them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from sagebroker.cli.console import err, out, print_json, run_async
+from sagebroker.config import BrokerConfig
+from sagebroker.model import utcnow
+from sagebroker.session.catalogue import Catalogue, CatalogueEntry
+
+sessions_app = typer.Typer(no_args_is_help=True, help="List, open and end sessions.")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Name = Annotated[str, typer.Argument(help="A session's name or id.")]
+
+
+@sessions_app.command("list")
+def list_sessions(context: typer.Context, as_json: Json = False) -> None:
+    """Every session: who serves it and how its kernel is."""
+    entries = run_async(_with_catalogue, context.obj, _list)
+    if as_json:
+        print_json([_as_json(entry) for entry in entries])
+        return
+    if not entries:
+        out.print(
+            "No sessions. An MCP client opens some, and so does: sagebroker sessions open NAME"
+        )
+        return
+    table = Table("name", "id", "state", "process", "stays", "age", "memory limit")
+    for entry in entries:
+        table.add_row(
+            entry.record.name,
+            entry.record.id,
+            entry.state,
+            str(entry.owner or "-"),
+            "yes" if entry.record.keep else "no",
+            _age(entry),
+            f"{entry.record.memory_bytes / 2**30:.3g} GiB",
+        )
+    out.print(table)
+
+
+@sessions_app.command("show")
+def show(context: typer.Context, name: Name, as_json: Json = False) -> None:
+    """One session in full."""
+
+    async def act(catalogue: Catalogue) -> CatalogueEntry:
+        return await catalogue.find(name)
+
+    entry = run_async(_with_catalogue, context.obj, act)
+    values = _as_json(entry)
+    if as_json:
+        print_json(values)
+    else:
+        for key, value in values.items():
+            out.print(f"{key:15} {value}", markup=False)
+
+
+@sessions_app.command("open")
+def open_session(context: typer.Context, name: Name, as_json: Json = False) -> None:
+    """Open a session that stays; its kernel waits for the next client."""
+
+    async def act(config: BrokerConfig) -> dict[str, Any]:
+        from sagebroker.broker import Broker
+
+        async with Broker(config) as broker:
+            session, created = await broker.open_session(name, keep=True)
+            notices = session.take_notices()
+            return {"name": name, "id": session.id, "created": created, "notices": notices}
+
+    opened = run_async(act, context.obj)
+    if as_json:
+        print_json(opened)
+        return
+    for notice in opened["notices"]:
+        err.print(notice, style="yellow", markup=False)
+    out.print(f"Session {name!r} runs. Use it with: sagebroker run -s {name} -c '…'", markup=False)
+
+
+@sessions_app.command("close")
+def close(context: typer.Context, name: Name, as_json: Json = False) -> None:
+    """Remove a session with its kernel, variables and files."""
+
+    async def act(catalogue: Catalogue) -> CatalogueEntry:
+        entry = await catalogue.find(name)
+        await catalogue.close(entry)
+        return entry
+
+    _report(run_async(_with_catalogue, context.obj, act), "closed", as_json=as_json)
+
+
+@sessions_app.command("interrupt")
+def interrupt(context: typer.Context, name: Name, as_json: Json = False) -> None:
+    """Send one SIGINT to the kernel, as Ctrl-C does; variables stay."""
+
+    async def act(catalogue: Catalogue) -> CatalogueEntry:
+        entry = await catalogue.find(name)
+        await catalogue.interrupt(entry)
+        return entry
+
+    _report(run_async(_with_catalogue, context.obj, act), "interrupted", as_json=as_json)
+
+
+@sessions_app.command("restart")
+def restart(context: typer.Context, name: Name, as_json: Json = False) -> None:
+    """Put a new kernel in place of the session's; its variables are gone, its files stay."""
+
+    async def act(catalogue: Catalogue) -> CatalogueEntry:
+        entry = await catalogue.find(name)
+        await catalogue.restart(entry)
+        return entry
+
+    _report(run_async(_with_catalogue, context.obj, act), "restarted", as_json=as_json)
+
+
+async def _list(catalogue: Catalogue) -> list[CatalogueEntry]:
+    return await catalogue.list()
+
+
+async def _with_catalogue(config: BrokerConfig, act: Callable[[Catalogue], Awaitable[Any]]) -> Any:
+    async with _catalogue(config) as catalogue:
+        return await act(catalogue)
+
+
+@asynccontextmanager
+async def _catalogue(config: BrokerConfig) -> AsyncIterator[Catalogue]:
+    from sagebroker.broker import Broker
+
+    async with Broker(config) as broker:
+        yield await broker.catalogue()
+
+
+def _report(entry: CatalogueEntry, done: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"name": entry.record.name, "id": entry.record.id, "done": done})
+    else:
+        out.print(f"Session {entry.record.name!r} {done}.", markup=False)
+
+
+def _as_json(entry: CatalogueEntry) -> dict[str, Any]:
+    container = entry.container
+    return {
+        "name": entry.record.name,
+        "id": entry.record.id,
+        "state": entry.state,
+        "process": entry.owner,
+        "keep": entry.record.keep,
+        "created": entry.record.created,
+        "kernelspec": entry.record.kernelspec,
+        "image": entry.record.image,
+        "memory_bytes": entry.record.memory_bytes,
+        "container": container.name if container else None,
+        "container_state": container.state if container else None,
+        "files": str(entry.folder.files),
+    }
+
+
+def _age(entry: CatalogueEntry) -> str:
+    seconds = (utcnow() - datetime.fromisoformat(entry.record.created)).total_seconds()
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
