@@ -105,6 +105,18 @@ class SessionNameError(SessionError, ValueError):
     code = "session_name"
 
 
+class NameTakenError(SessionError):
+    """Another session has this name already."""
+
+    code = "name_taken"
+
+
+class StaleError(SessionError):
+    """What is stored about a session was changed by somebody else since it was read."""
+
+    code = "stale"
+
+
 class SessionClosedError(SessionError):
     """The session has ended."""
 
