@@ -95,18 +95,19 @@ async def test_an_exception_is_an_error_with_the_users_frames(client: Client) ->
 
 
 async def test_a_long_cell_answers_running_and_is_waited_for(client: Client) -> None:
+    await run(client, "41")  # A kernel that has yet to start would use the wait up.
     result = await run(
         client, "import time\nprint('begun', flush=True)\ntime.sleep(1.5)\n42", wait_s=0.6
     )
     assert status(result) == "running"
     assert not is_error(result)
-    assert 'sage_wait(session="default", cell=1)' in text_of(result)
+    assert 'sage_wait(session="default", cell=2)' in text_of(result)
     queued = await run(client, "43", wait_s=0)
     assert status(queued) == "queued"
-    result = await call(client, "sage_wait", session="default", cell=1)
+    result = await call(client, "sage_wait", session="default", cell=2)
     assert result_text(result) == "42"
     assert parts(result, "stdout") == ["stdout:\nbegun\n"]
-    assert result_text(await call(client, "sage_wait", session="default", cell=2)) == "43"
+    assert result_text(await call(client, "sage_wait", session="default", cell=3)) == "43"
 
 
 @pytest.mark.parametrize("tool", ["sage_run", "sage_wait"])

@@ -18,6 +18,8 @@ pytestmark = [pytest.mark.sage, pytest.mark.docker]
 
 FLOOD_GROWTH_LIMIT_BYTES = 50 * 10**6
 """What a gigabyte of output may cost the broker."""
+KEEPER_TEMPLATE_AND_KERNEL = 3
+COUNT_OF_PROCESSES = "len([p for p in __import__('os').listdir('/proc') if p.isdigit()])"
 
 
 @pytest.mark.core
@@ -140,8 +142,10 @@ async def test_sessions_do_not_share_variables_files_or_processes(broker: Broker
     assert not shared
     assert files == []
     assert sorted(sockets) == ["k-1", "k-2", "k-3", "k-4", "k-5", "restore.json", "status.json"]
-    seen = await ended(two, "len([p for p in os.listdir('/proc') if p.isdigit()])")
-    assert int(result(seen)) <= 3
+    # A process that writes the checkpoint of the cell before may still be seen for a moment.
+    with anyio.fail_after(30):
+        while int(result(await ended(two, COUNT_OF_PROCESSES))) > KEEPER_TEMPLATE_AND_KERNEL:
+            await anyio.sleep(0.1)
 
 
 async def test_a_kept_session_survives_its_broker(config: BrokerConfig, sage_image: str) -> None:
@@ -176,9 +180,9 @@ async def test_what_a_killed_broker_left_is_removed_by_the_next(
             [sys.executable, "-c", code, str(config.state_dir), str(config.runtime_dir)],
             check=False,
         )
+    sessions = config.state_dir / "sessions"
     async with Broker(config) as broker:
         runtime = await broker.runtime()
         with anyio.fail_after(30):
-            while await runtime.list(broker.own_labels):
+            while await runtime.list(broker.own_labels) or list(sessions.iterdir()):
                 await anyio.sleep(0.1)
-    assert list((config.state_dir / "sessions").iterdir()) == []
