@@ -145,7 +145,7 @@ async def test_sessions_do_not_share_variables_files_or_processes(broker: Broker
     # A process that writes the checkpoint of the cell before may still be seen for a moment.
     with anyio.fail_after(30):
         while int(result(await ended(two, COUNT_OF_PROCESSES))) > KEEPER_TEMPLATE_AND_KERNEL:
-            await anyio.sleep(0.1)
+            await anyio.sleep(1.0)
 
 
 async def test_a_kept_session_survives_its_broker(config: BrokerConfig, sage_image: str) -> None:
