@@ -15,7 +15,8 @@ PACKAGE = "sagebroker_inside"
 """Name of this folder's package within the container."""
 
 
-def _load_package() -> None:
+def load_package() -> None:
+    """Load this folder as `PACKAGE`."""
     folder = Path(__file__).resolve().parent
     spec = importlib.util.spec_from_file_location(
         PACKAGE, folder / "__init__.py", submodule_search_locations=[str(folder)]
@@ -28,5 +29,5 @@ def _load_package() -> None:
 
 
 if __name__ == "__main__":
-    _load_package()
+    load_package()
     sys.exit(importlib.import_module(PACKAGE + ".supervisor").main())

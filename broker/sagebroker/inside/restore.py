@@ -36,9 +36,6 @@ if TYPE_CHECKING:
     from .settings import CheckpointConfig
     from .unpickling import Record
 
-ORDER_FILE = Path("/run/kernel/restore.json")
-"""The broker's wish; the folder is mounted read-only."""
-
 DEATHS_LIMIT = 3
 """Starts that one checkpoint may end before it is given up: one for each of two variables that
 do so, and one for something that cannot be named."""
@@ -81,7 +78,7 @@ class Report:
     error: str = ""
 
 
-def wanted(path: Path = ORDER_FILE) -> bool:
+def wanted(path: Path) -> bool:
     """Whether the broker wants the newest checkpoint; no file means no."""
     try:
         order = json.loads(path.read_text(encoding="utf-8"))
@@ -390,7 +387,7 @@ def restore(namespace: dict[str, Any], config: CheckpointConfig, generation: int
         generation: Which incarnation of the kernel this is.
     """
     report = Report(generation)
-    if wanted():
+    if wanted(Path(config.order_file)):
         report = Restorer(namespace, config, generation).run()
     try:
         write_json(Path(config.report_file), asdict(report))

@@ -22,6 +22,8 @@ class CheckpointConfig:
     folder: str = "/checkpoint"
     report_file: str = "/run/kernel/s/restore.json"
     """Tells what came of the restore at a kernel's start."""
+    order_file: str = "/run/kernel/restore.json"
+    """Whether the broker wants the newest checkpoint; its folder is mounted read-only."""
     limit_bytes: int = 500_000_000
     """Most bytes of one checkpoint; what does not fit in is left out and named."""
     time_limit_s: float = 30.0
@@ -61,6 +63,8 @@ class KeeperConfig:
     """Most bytes of a stream of one cell."""
     checkpoint: CheckpointConfig | None = None
     """How the namespace is saved after cells; None, or an empty object in the file: not at all."""
+    journal_file: str = ""
+    """Where the newest cell's messages are kept; empty: nowhere."""
 
 
 def parse_configuration(text: str) -> KeeperConfig:

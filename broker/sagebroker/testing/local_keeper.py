@@ -1,31 +1,44 @@
-"""A keeper for tests without containers: the same protocol, for one ipykernel on this machine.
+"""A keeper for tests without containers: the same protocol, for our kernel on this machine.
 
-Not PID 1: it kills the process group of its kernel only. Run by `sagebroker.testing.LocalRuntime`::
+Not PID 1: what it kills are its own descendants. Run by `sagebroker.testing.LocalRuntime`::
 
-    python local_keeper.py CONNECTION_FILE STATUS_FILE WORKING_FOLDER
+    python local_keeper.py CONFIGURATION_FILE
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 _SIGNALS = {signal.SIGINT, signal.SIGUSR1, signal.SIGTERM, signal.SIGCHLD}
+_PR_SET_CHILD_SUBREAPER = 36
+_KERNEL = Path(__file__).with_name("local_kernel.py")
+
+_SWEEP_LIMIT_S = 5.0
+"""How long killed processes may take to go."""
+_SWEEP_STEP_S = 0.005
+"""Between two looks at those that are left."""
 
 
 class LocalKeeper:
-    """Runs one kernel after the other."""
+    """Runs one kernel after the other.
 
-    def __init__(self, connection_file: str, status_file: str, folder: str) -> None:
-        self._connection_file = connection_file
-        self._status_file = Path(status_file)
-        self._folder = folder
+    Args:
+        configuration_file: The keeper's, with paths of this machine.
+    """
+
+    def __init__(self, configuration_file: Path) -> None:
+        self._configuration_file = configuration_file
+        self._config = json.loads(configuration_file.read_text(encoding="utf-8"))
+        self._status_file = Path(self._config["status_file"])
         self._kernel: subprocess.Popen[bytes]
         self._requested = False
         self._status: dict[str, Any] = {
@@ -43,6 +56,8 @@ class LocalKeeper:
     def run(self) -> None:
         """Serve signals until SIGTERM."""
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        # What the kernel forks off and leaves, as for a checkpoint, comes to us as to a PID 1.
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         self._start()
         while True:
             received = signal.sigwaitinfo(_SIGNALS).si_signo
@@ -56,32 +71,50 @@ class LocalKeeper:
                 self._requested = True
                 self._kill()
             if self._kernel.poll() is not None:
+                self._kill()
                 self._note_exit(self._kernel.returncode)
                 self._start()
+            self._reap()
 
     def _start(self) -> None:
-        for socket in self._status_file.parent.glob("k-*"):
-            socket.unlink()
+        for left in [*self._status_file.parent.glob("k-*"), self._restore_report]:
+            left.unlink(missing_ok=True)
+        generation = self._status["generation"] + 1
         self._kernel = subprocess.Popen(
             [
                 sys.executable,
-                "-m",
-                "ipykernel_launcher",
-                "-f",
-                self._connection_file,
-                "--HistoryManager.hist_file=:memory:",
+                "-I",
+                "-B",
+                str(_KERNEL),
+                str(self._configuration_file),
+                str(generation),
             ],
-            cwd=self._folder,
+            cwd=self._config["cwd"],
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS),
+            preexec_fn=_ordinary_signals,
         )
-        self._tell(state="running", generation=self._status["generation"] + 1, pid=self._kernel.pid)
+        self._tell(state="running", generation=generation, pid=self._kernel.pid)
+
+    @property
+    def _restore_report(self) -> Path:
+        return self._status_file.with_name("restore.json")
 
     def _kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._kernel.pid, signal.SIGKILL)
+        """Kill the kernel and all that comes from it."""
+        self._kernel.kill()
         self._kernel.wait()
+        limit = time.monotonic() + _SWEEP_LIMIT_S
+        while (left := self._reap()) and time.monotonic() < limit:
+            for process in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+            time.sleep(_SWEEP_STEP_S)
+
+    def _reap(self) -> list[int]:
+        """Collect the dead that came to us; those that live, without the kernel."""
+        adopted = [process for process in _children() if process != self._kernel.pid]
+        return [process for process in adopted if os.waitpid(process, os.WNOHANG) == (0, 0)]
 
     def _note_exit(self, code: int) -> None:
         self._status["last_exit"] = {
@@ -101,5 +134,16 @@ class LocalKeeper:
         draft.replace(self._status_file)
 
 
+def _children() -> list[int]:
+    me = os.getpid()
+    return [int(pid) for pid in Path(f"/proc/{me}/task/{me}/children").read_text().split()]
+
+
+def _ordinary_signals() -> None:
+    # Ignored until a cell runs, as in the keeper's kernels: a late one must not end the start.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+
 if __name__ == "__main__":
-    LocalKeeper(*sys.argv[1:]).run()
+    LocalKeeper(Path(sys.argv[1])).run()
