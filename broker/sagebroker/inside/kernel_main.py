@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ipykernel.kernelapp import IPKernelApp
 from traitlets.config import Config
 
-from . import checkpoint, reviving
+from . import checkpoint, journal, reviving
 from .restore import restore
 from .streams import BoundedOutStream, StreamLimits
 
@@ -54,6 +54,8 @@ def run(config: KeeperConfig, generation: int) -> None:
     log = os.dup(2)
     try:
         app = _make_app(config)
+        if config.journal_file:
+            journal.install(app, config.journal_file)
         reviving.bind(app.shell.user_ns)
         if config.checkpoint is not None:
             _make_lasting(app.kernel, config.checkpoint, generation)

@@ -33,6 +33,7 @@ from sagebroker.errors import (
 from sagebroker.kernel.connection import ConnectionInfo
 from sagebroker.kernel.folders import CONTAINER_FOLDER, CONTAINER_SOCKETS, KernelFolder
 from sagebroker.kernel.host import ContainerHost
+from sagebroker.kernel.journal import JOURNAL_FILE
 from sagebroker.kernel.kernelspec import KernelSpec
 from sagebroker.logs import event
 from sagebroker.model import new_session_id, utcnow
@@ -277,6 +278,7 @@ class Launcher:
         }
         return {
             "checkpoint": saving if checkpoint.enabled else {},
+            "journal_file": f"/checkpoint/{JOURNAL_FILE}",
             "connection_file": f"{CONTAINER_FOLDER}/connection.json",
             "status_file": f"{CONTAINER_SOCKETS}/status.json",
             "lease_file": f"{CONTAINER_FOLDER}/lease",

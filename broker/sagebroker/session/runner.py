@@ -10,6 +10,7 @@ import anyio.to_thread
 from sagebroker.config import BrokerConfig
 from sagebroker.errors import KernelError
 from sagebroker.kernel import ladder
+from sagebroker.kernel.journal import JOURNAL_LIMIT_BYTES
 from sagebroker.kernel.kernel import Kernel, RunningCell
 from sagebroker.logs import event
 from sagebroker.model import CellStatus, ExitReport
@@ -105,8 +106,8 @@ class CellRunner:
     async def _watch_files(self, cell: Cell) -> None:
         limit = self._config.container.files_bytes
         checkpoint = self._config.checkpoint
-        # Nothing but the kernel's own checkpoints has to be there; user code can write there, too.
-        checkpoints_limit = (checkpoint.keep + 1) * checkpoint.limit_bytes
+        # Nothing but the kernel's checkpoints and journal has to be there; user code can write, too.
+        checkpoints_limit = (checkpoint.keep + 1) * checkpoint.limit_bytes + JOURNAL_LIMIT_BYTES
         while not cell.status.is_final:
             await anyio.sleep(FILES_LOOK_INTERVAL_S)
             used = await anyio.to_thread.run_sync(

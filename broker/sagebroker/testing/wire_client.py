@@ -44,7 +44,12 @@ class WireClient:
         self._changed.set()
 
     async def execute(
-        self, code: str, *, limit_s: float = 30.0, execution: Execution | None = None
+        self,
+        code: str,
+        *,
+        limit_s: float = 30.0,
+        execution: Execution | None = None,
+        store_history: bool = False,
     ) -> Execution:
         """Run one cell to its end.
 
@@ -52,6 +57,7 @@ class WireClient:
             code: The cell.
             limit_s: Seconds it may take.
             execution: Followed in place of a fresh one.
+            store_history: Whether it counts as a user's cell.
 
         Raises:
             TimeoutError: It has not ended within ``limit_s``.
@@ -70,7 +76,7 @@ class WireClient:
                 {
                     "code": code,
                     "silent": False,
-                    "store_history": False,
+                    "store_history": store_history,
                     "user_expressions": {},
                     "allow_stdin": False,
                     "stop_on_error": False,
