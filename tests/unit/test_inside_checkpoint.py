@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,8 @@ from tests.unit.inside_records import CannotReturn, Written
 
 from sagebroker.inside import reviving
 from sagebroker.inside.changes import deleted_names, may_change, user_names
-from sagebroker.inside.restore import DEATHS_LIMIT, Experience, Report, Restorer, wanted
+from sagebroker.inside.experience import DEATHS_LIMIT, Experience
+from sagebroker.inside.restore import Order, Report, Restorer, wanted
 from sagebroker.inside.settings import CheckpointConfig, ConfigurationError, parse_configuration
 from sagebroker.inside.shelf import (
     BUFFERS,
@@ -26,6 +28,7 @@ from sagebroker.inside.shelf import (
     checksum,
 )
 from sagebroker.inside.wording import REASON_CHARACTERS, one_line, reason_of
+from sagebroker.kernel.folders import KernelFolder, RestoreOrder
 
 INTEGER = 5
 
@@ -158,8 +161,8 @@ def restorer(folder: Path, namespace: dict[str, Any]) -> Restorer:
     return Restorer(namespace, CheckpointConfig(folder=str(folder)), generation=4)
 
 
-def restored(folder: Path, namespace: dict[str, Any]) -> Report:
-    return restorer(folder, namespace).run()
+def restored(folder: Path, namespace: dict[str, Any], order: Order = "newest") -> Report:
+    return restorer(folder, namespace).run(order)
 
 
 def test_a_checkpoint_appears_at_once_and_older_ones_go(tmp_path: Path) -> None:
@@ -225,6 +228,36 @@ def test_the_newest_whole_checkpoint_is_restored(tmp_path: Path) -> None:
 def test_without_a_checkpoint_there_is_nothing_to_tell(tmp_path: Path) -> None:
     report = restored(tmp_path / "nowhere", {})
     assert (report.number, report.names, report.error) == (None, 0, "")
+    assert not report.leaves_newest
+
+
+def test_one_checkpoint_can_be_wanted_and_then_no_other_is_restored(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        make_checkpoint(tmp_path, number, a=number)
+    namespace: dict[str, Any] = {}
+    report = restored(tmp_path, namespace, 2)
+    assert namespace == {"a": 2}
+    assert (report.number, report.newest, report.error) == (2, 3, "")
+    (tmp_path / "2" / DATA).write_bytes(b"")
+    for number, reason in ((2, f"{DATA} is not as it was written"), (4, "it is not there")):
+        namespace = {"there": 1}
+        report = restored(tmp_path, namespace, number)
+        assert namespace == {"there": 1}
+        assert (report.number, report.names) == (None, 0)
+        assert report.error == f"checkpoint {number} cannot be used: {reason}"
+
+
+def test_a_kernel_that_did_not_restore_the_newest_checkpoint_is_told_so(tmp_path: Path) -> None:
+    assert not restored(tmp_path, {}, "none").leaves_newest
+    for number in (1, 2):
+        make_checkpoint(tmp_path, number, a=number)
+    assert not restored(tmp_path, {}, "newest").leaves_newest
+    assert not restored(tmp_path, {}, 2).leaves_newest
+    for order in ("none", 1, 3):
+        assert restored(tmp_path, {}, order).leaves_newest
+    (tmp_path / "2" / DATA).write_bytes(b"")
+    report = restored(tmp_path, {}, "newest")
+    assert (report.number, report.leaves_newest) == (1, True)
 
 
 def test_when_no_checkpoint_can_be_used_the_namespace_is_as_new(tmp_path: Path) -> None:
@@ -312,13 +345,33 @@ def test_a_note_of_somebody_else_counts_as_nothing(note: dict[str, Any]) -> None
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [('{"mode": "newest"}', True), ('{"mode": "none"}', False), ("[]", False), ("{", False)],
+    [
+        ('{"mode": "newest"}', "newest"),
+        ('{"mode": "none"}', "none"),
+        ('{"mode": "number", "number": 12}', 12),
+        ('{"mode": "number", "number": 0}', "none"),
+        ('{"mode": "number", "number": true}', "none"),
+        ('{"mode": "number"}', "none"),
+        ("[]", "none"),
+        ("{", "none"),
+    ],
 )
-def test_the_brokers_wish_is_read(tmp_path: Path, text: str, expected: bool) -> None:
+def test_the_brokers_wish_is_read(tmp_path: Path, text: str, expected: Order) -> None:
     order = tmp_path / "restore.json"
-    assert not wanted(order)
+    assert wanted(order) == "none"
     order.write_text(text)
-    assert wanted(order) is expected
+    assert wanted(order) == expected
+
+
+@pytest.mark.parametrize("order", ["newest", "none", 7])
+def test_what_the_broker_asks_for_is_what_the_kernel_reads(
+    short_dir: Path, order: RestoreOrder
+) -> None:
+    folder = KernelFolder(short_dir / "run", "aaaaaaaaaa")
+    folder.create(os.geteuid(), os.getegid(), {}, restore="none")
+    folder.ask_restore(order)
+    assert wanted(folder.control / "restore.json") == order
+    folder.delete()
 
 
 def test_checkpoints_are_configured_by_an_object() -> None:

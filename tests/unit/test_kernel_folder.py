@@ -14,15 +14,15 @@ from sagebroker.kernel.folders import KernelFolder
 
 ID = "aaaaaaaaaa"
 USES: dict[str, Callable[[KernelFolder], object]] = {
-    "create": lambda f: f.create(os.geteuid(), os.getegid(), {}, restore=False),
+    "create": lambda f: f.create(os.geteuid(), os.getegid(), {}, restore="none"),
     "load": lambda f: f.load(),
-    "ask_restore": lambda f: f.ask_restore(wanted=True),
+    "ask_restore": lambda f: f.ask_restore("newest"),
     "delete": lambda f: f.delete(),
 }
 
 
 def made(folder: KernelFolder) -> KernelFolder:
-    folder.create(os.geteuid(), os.getegid(), {}, restore=False)
+    folder.create(os.geteuid(), os.getegid(), {}, restore="none")
     return folder
 
 
@@ -32,11 +32,22 @@ def folder(short_dir: Path) -> KernelFolder:
 
 
 def test_what_is_made_can_be_loaded_and_goes_whole(folder: KernelFolder, short_dir: Path) -> None:
-    connection = folder.create(os.geteuid(), os.getegid(), {"a": 1}, restore=True)
+    connection = folder.create(os.geteuid(), os.getegid(), {"a": 1}, restore="newest")
     assert folder.load() == connection
     folder.delete()
     assert list((short_dir / "run").iterdir()) == []
     assert str(short_dir) not in Path("/proc/mounts").read_text()
+
+
+@pytest.mark.parametrize("order", [0, -1, True, False])
+def test_a_number_that_no_checkpoint_has_cannot_be_asked_for(
+    folder: KernelFolder, order: int
+) -> None:
+    made(folder)
+    with pytest.raises(ValueError, match="no checkpoint has the number"):
+        folder.ask_restore(order)
+    assert (folder.control / "restore.json").read_text() == '{"mode": "none"}'
+    folder.delete()
 
 
 @pytest.mark.parametrize("use", ["ask_restore", "delete"])
@@ -90,7 +101,7 @@ def test_sockets_that_the_session_locked_away_are_removed_all_the_same(
 ) -> None:
     said = as_ordinary_user("""
 folder = KernelFolder(root / "run", "aaaaaaaaaa")
-folder.create(os.geteuid(), os.getegid(), {}, restore=False)
+folder.create(os.geteuid(), os.getegid(), {}, restore="none")
 (folder.sockets / "k-1").touch()
 folder.sockets.chmod(0)
 folder.delete()

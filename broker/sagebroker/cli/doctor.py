@@ -114,7 +114,7 @@ class Examination:
         trial = KernelFolder(config.runtime_dir, new_session_id())
         try:
             await anyio.to_thread.run_sync(
-                partial(trial.create, os.geteuid(), os.getegid(), {}, restore=False)
+                partial(trial.create, os.geteuid(), os.getegid(), {}, restore="none")
             )
         finally:
             await anyio.to_thread.run_sync(trial.delete)

@@ -1,4 +1,4 @@
-"""Reads the newest checkpoint into a kernel that starts.
+"""Reads a checkpoint, mostly the newest, into a kernel that starts.
 
 A restore never keeps a kernel from starting: what cannot be read is named and left out. One that
 ends the process is noted before it can, so that the next start leaves out the variable, and in the
@@ -21,10 +21,11 @@ import time
 import types
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from . import reviving, settling, surroundings
 from .alarm import Alarm
+from .experience import DEADLY, Experience
 from .recording import PART, VARIABLE
 from .shelf import BUFFERS, DATA, PROGRESS, RESTORING, DamagedError, Shelf, write_json
 from .unpickling import read_around, read_strictly
@@ -36,17 +37,14 @@ if TYPE_CHECKING:
     from .settings import CheckpointConfig
     from .unpickling import Record
 
-DEATHS_LIMIT = 3
-"""Starts that one checkpoint may end before it is given up: one for each of two variables that
-do so, and one for something that cannot be named."""
+Order = Literal["newest", "none"] | int
+"""The newest checkpoint that can be used, none at all, or the one with that number and no other."""
 
 VARIABLE_SHARE = 0.25
 """Of the time limit, for one variable."""
 
 MISSING_LIMIT = 100
 """Most variables named in the report: the broker reads 64 KiB of it."""
-
-DEADLY = "a kernel has ended while it was being restored"
 
 
 @dataclass
@@ -63,7 +61,8 @@ class Report:
         missing: What is not, each with name, type and reason; at most `MISSING_LIMIT` of them.
         missing_total: How many there are.
         seconds: What it took.
-        error: Why not the newest, or none at all; empty if there was no trouble.
+        error: Why not the one that was wanted; empty if there was no trouble.
+        newest: Number of the newest checkpoint, wanted or not; None where there was none.
     """
 
     generation: int
@@ -76,64 +75,26 @@ class Report:
     missing_total: int = 0
     seconds: float = 0.0
     error: str = ""
+    newest: int | None = None
+
+    @property
+    def leaves_newest(self) -> bool:
+        """Whether the kernel begins with another state than that of the newest checkpoint."""
+        return self.newest is not None and self.number != self.newest
 
 
-def wanted(path: Path) -> bool:
-    """Whether the broker wants the newest checkpoint; no file means no."""
+def wanted(path: Path) -> Order:
+    """Which checkpoint the broker wants; no file, or one without a meaning, means none."""
     try:
         order = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    return isinstance(order, dict) and order.get("mode") == "newest"
-
-
-class Experience:
-    """What earlier starts have learnt about checkpoints that end the kernel.
-
-    Args:
-        note: Content of the file; anything else than what was written counts as nothing.
-        progress: Name of the variable at which the last start has stopped; empty if none has.
-    """
-
-    def __init__(self, note: dict[str, Any], progress: str) -> None:
-        found = note.get("checkpoints")
-        self._checkpoints: dict[str, dict[str, Any]] = {}
-        for number, entry in found.items() if isinstance(found, dict) else ():
-            if isinstance(entry, dict) and isinstance(entry.get("skip"), list):
-                deaths = entry.get("deaths")
-                self._checkpoints[number] = {
-                    "skip": [str(name) for name in entry["skip"]],
-                    "deaths": deaths if isinstance(deaths, int) else 0,
-                }
-        died_at = note.get("trying")
-        if isinstance(died_at, int):
-            entry = self._entry(died_at)
-            entry["deaths"] += 1
-            if progress and progress not in entry["skip"]:
-                entry["skip"].append(progress)
-            elif entry["deaths"] > 1:
-                entry["deaths"] = DEATHS_LIMIT
-
-    def _entry(self, number: int) -> dict[str, Any]:
-        return self._checkpoints.setdefault(str(number), {"skip": [], "deaths": 0})
-
-    def given_up(self, number: int) -> bool:
-        """Whether the checkpoint is not to be tried any more."""
-        return bool(self._entry(number)["deaths"] >= DEATHS_LIMIT)
-
-    def skip(self, number: int) -> dict[str, str]:
-        """Names in the checkpoint of which no object may be made, with the reason."""
-        return dict.fromkeys(self._entry(number)["skip"], DEADLY)
-
-    def note(self, trying: int | None, kept: list[int]) -> dict[str, Any]:
-        """What to write: that a checkpoint is being tried, and what is known of those there are."""
-        numbers = {str(number) for number in kept}
-        known = {
-            number: entry
-            for number, entry in self._checkpoints.items()
-            if number in numbers and (entry["deaths"] or entry["skip"])
-        }
-        return {"trying": trying, "checkpoints": known}
+        return "none"
+    if not isinstance(order, dict):
+        return "none"
+    number = order.get("number")
+    if order.get("mode") == "number" and type(number) is int and number > 0:
+        return number
+    return "newest" if order.get("mode") == "newest" else "none"
 
 
 class Progress:
@@ -189,26 +150,31 @@ class Restorer:
         self._shelf = Shelf(config.folder)
         self._report = Report(generation)
 
-    def run(self) -> Report:
-        """Restore the newest checkpoint that can be; what came of it."""
+    def run(self, order: Order) -> Report:
+        """Restore what is wanted, if that can be; what came of it."""
         began = time.monotonic()
+        numbers = self._shelf.numbers()
+        self._report.newest = max(numbers, default=None)
+        candidates = _candidates(numbers, order)
+        if not candidates:
+            return self._report
         try:
             with _quietly(), _watchdog(self._config.restore_limit_s):
-                self._restore_newest()
+                self._restore_first(candidates, numbers)
         except Exception as error:  # noqa: BLE001 - the kernel starts in any case; the report tells
             self._clear()
             self._report.error = reason_of(error)
         self._report.seconds = round(time.monotonic() - began, 3)
         return self._report
 
-    def _restore_newest(self) -> None:
-        numbers = self._shelf.numbers()
-        if not numbers:
-            return
+    def _restore_first(self, candidates: list[int], numbers: list[int]) -> None:
+        """Restore the first that can be used."""
         experience = Experience(self._shelf.read_note(RESTORING), self._read_progress())
         troubles = []
-        for number in reversed(numbers):
+        for number in candidates:
             try:
+                if number not in numbers:
+                    raise DamagedError("it is not there")
                 if experience.given_up(number):
                     raise DamagedError(DEADLY)
                 manifest = self._shelf.verify(number)
@@ -321,6 +287,13 @@ class Restorer:
         self._report.names = 0
 
 
+def _candidates(numbers: list[int], order: Order) -> list[int]:
+    """The checkpoints to try, one after the other."""
+    if isinstance(order, int):
+        return [order]
+    return numbers[::-1] if order == "newest" else []
+
+
 def _missing(record: Record, reason: str) -> dict[str, str]:
     kind = "setting" if record.kind == PART else ""
     return {"name": record.name, "type": kind, "reason": f"could not be restored: {reason}"}
@@ -378,18 +351,17 @@ def _own_alarm() -> Iterator[Alarm]:
             signal.signal(signal.SIGINT, interrupt)
 
 
-def restore(namespace: dict[str, Any], config: CheckpointConfig, generation: int) -> None:
-    """Restore if the broker wants it, and tell it what came of that.
+def restore(namespace: dict[str, Any], config: CheckpointConfig, generation: int) -> Report:
+    """Restore what the broker wants, and tell it what came of that.
 
     Args:
         namespace: The user's global variables.
         config: Place and limits of the checkpoints.
         generation: Which incarnation of the kernel this is.
     """
-    report = Report(generation)
-    if wanted(Path(config.order_file)):
-        report = Restorer(namespace, config, generation).run()
+    report = Restorer(namespace, config, generation).run(wanted(Path(config.order_file)))
     try:
         write_json(Path(config.report_file), asdict(report))
     except OSError as error:
         sys.stderr.write(f"{config.report_file}: {error}\n")
+    return report

@@ -23,13 +23,13 @@ class CheckpointConfig:
     report_file: str = "/run/kernel/s/restore.json"
     """Tells what came of the restore at a kernel's start."""
     order_file: str = "/run/kernel/restore.json"
-    """Whether the broker wants the newest checkpoint; its folder is mounted read-only."""
+    """Which checkpoint the broker wants restored; its folder is mounted read-only."""
     limit_bytes: int = 500_000_000
     """Most bytes of one checkpoint; what does not fit in is left out and named."""
     time_limit_s: float = 30.0
     """Seconds for writing one; a quarter of it for one variable."""
     keep: int = 3
-    """How many are kept."""
+    """How many are kept, besides those that have a label."""
     memory_limit_bytes: int = 512 * 2**20
     """Memory that writing one may take beyond what it shares with the kernel."""
     restore_limit_s: float = 60.0

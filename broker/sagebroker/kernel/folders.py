@@ -18,7 +18,7 @@ import logging
 import os
 import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sagebroker.errors import ConfigError, StorageError
 from sagebroker.kernel.connection import ConnectionInfo
@@ -31,6 +31,10 @@ SOCKET_PREFIX = "k"
 
 SOCKETS_TMPFS_OPTIONS = "size=4m,nr_inodes=256,mode=0700"
 """Limits what a session can put beside its sockets; the limit of bind mounts is otherwise the disk."""
+
+RestoreOrder = Literal["newest", "none"] | int
+"""What a kernel restores: the newest checkpoint that can be used, none at all, or the one with that
+number and no other."""
 
 _MS_NOSUID_NODEV_NOEXEC = 2 | 4 | 8
 _MNT_DETACH = 2
@@ -52,7 +56,7 @@ class KernelFolder:
         return str(self.sockets / SOCKET_PREFIX)
 
     def create(
-        self, uid: int, gid: int, keeper: dict[str, Any], *, restore: bool
+        self, uid: int, gid: int, keeper: dict[str, Any], *, restore: RestoreOrder
     ) -> ConnectionInfo:
         """Make the folder with a new connection file; returns the host's view of it.
 
@@ -72,7 +76,7 @@ class KernelFolder:
             inside.write(self.control / "connection.json", uid, gid)
             (self.control / "keeper.json").write_text(json.dumps(keeper), encoding="utf-8")
             (self.control / "lease").touch()
-            self.ask_restore(wanted=restore)
+            self.ask_restore(restore)
             for path in (self.control / "keeper.json", self.control / "lease", self.control / "s"):
                 path.chmod(0o755 if path.is_dir() else 0o644)
             self.control.chmod(0o755)
@@ -120,19 +124,21 @@ class KernelFolder:
         except OSError as error:
             _log.warning("The lease of session %s is not renewed: %s", self.path.name, error)
 
-    def ask_restore(self, *, wanted: bool) -> None:
-        """Say whether kernels that are forked from now on restore the newest checkpoint.
+    def ask_restore(self, order: RestoreOrder) -> None:
+        """Say what kernels that are forked from now on restore.
 
         Harmless where the folder is gone: its successor is told when it is made.
 
         Raises:
+            ValueError: No checkpoint has such a number.
             ConfigError: The folder of all sockets is not this user's alone.
             StorageError: The disk refuses.
         """
+        content = _order(order)
         self.check()
         draft = self.control / "restore.new"
         try:
-            draft.write_text(json.dumps({"mode": "newest" if wanted else "none"}), encoding="utf-8")
+            draft.write_text(json.dumps(content), encoding="utf-8")
             draft.chmod(0o644)
             draft.replace(self.control / "restore.json")
         except FileNotFoundError:
@@ -166,6 +172,15 @@ class KernelFolder:
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
             # In a shared place such as /tmp somebody else could have made it first.
             raise PermissionError(f"{parent} is not a folder of this user's alone")
+
+
+def _order(order: RestoreOrder) -> dict[str, object]:
+    if isinstance(order, str):
+        return {"mode": order}
+    # A truth value would pass for checkpoint 0 or 1.
+    if isinstance(order, bool) or order < 1:
+        raise ValueError(f"no checkpoint has the number {order}")
+    return {"mode": "number", "number": order}
 
 
 def _mount_tmpfs(path: Path, uid: int, gid: int) -> None:

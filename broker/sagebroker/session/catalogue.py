@@ -95,7 +95,7 @@ class Catalogue:
     async def restart(self, entry: CatalogueEntry) -> None:
         """Have the keeper put a new kernel, without variables, in place of the session's."""
         folder = self._launcher.kernel_folder(entry.record.id)
-        await anyio.to_thread.run_sync(partial(folder.ask_restore, wanted=False))
+        await anyio.to_thread.run_sync(partial(folder.ask_restore, "none"))
         await self._signal(entry, "SIGUSR1")
 
     async def close(self, entry: CatalogueEntry) -> None:

@@ -165,7 +165,10 @@ class Launcher:
     ) -> ConnectionInfo:
         keeper = self._keeper_config(record)
         connection = await anyio.to_thread.run_sync(
-            partial(self.kernel_folder(record.id).create, restore=restore), record.uid, gid, keeper
+            partial(self.kernel_folder(record.id).create, restore="newest" if restore else "none"),
+            record.uid,
+            gid,
+            keeper,
         )
         for mounted in (folder.files, folder.checkpoints):
             await anyio.to_thread.run_sync(_give, mounted, record.uid, gid)

@@ -249,7 +249,9 @@ class Life:
     async def _ask_restore(self, *, wanted: bool) -> None:
         self._restore = wanted
         try:
-            await anyio.to_thread.run_sync(partial(self._kernel_folder.ask_restore, wanted=wanted))
+            await anyio.to_thread.run_sync(
+                partial(self._kernel_folder.ask_restore, "newest" if wanted else "none")
+            )
         except BrokerError as error:
             # No reason to give a kernel up: what it brings back is told truthfully in any case.
             _log.warning("Session %s: %s", self._desk.record.id, error)
