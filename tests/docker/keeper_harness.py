@@ -20,6 +20,8 @@ from typing import Any, TypeVar
 import docker
 from jupyter_client.blocking.client import BlockingKernelClient
 
+from sagebroker.kernel.folders import RestoreOrder
+
 INSIDE = Path(__file__).parents[2] / "broker" / "sagebroker" / "inside"
 SAGE: dict[str, Any] = {
     "preload": ["sage.all"],
@@ -28,6 +30,7 @@ SAGE: dict[str, Any] = {
 READY_S = 90.0
 """For a Sage start on a busy machine; it takes 2 to 4 s on an idle one."""
 ANSWER_S = 60.0
+MODES = ("newest", "none")
 POLL_S = 0.02
 PROBE_S = 0.2
 MIB = 2**20
@@ -101,9 +104,10 @@ class Kept:
         except TimeoutError:
             raise TimeoutError(f"{wanted} not in {self.status()}; log: {self.log()}") from None
 
-    def ask_restore(self, mode: str = "newest") -> None:
+    def ask_restore(self, order: RestoreOrder = "newest") -> None:
         """Say what kernels that are forked from now on shall restore."""
-        (self._folder / "ctl" / "restore.json").write_text(json.dumps({"mode": mode}))
+        content = {"mode": "number", "number": order} if order not in MODES else {"mode": order}
+        (self._folder / "ctl" / "restore.json").write_text(json.dumps(content))
 
     def restored(self) -> dict[str, Any]:
         """What the present kernel says of its restore, once it says so."""
@@ -132,9 +136,9 @@ class Kept:
         found: dict[str, Any] = json.loads(ast.literal_eval(said["data"]["text/plain"]))
         return found
 
-    def state(self, *, write: bool = False) -> dict[str, Any]:
+    def state(self, *, write: bool = False, label: str = "") -> dict[str, Any]:
         """How far the kernel's checkpoints are."""
-        return self.inside("checkpoint", f"state(write={write})")
+        return self.inside("checkpoint", f"state(write={write}, label={label!r})")
 
     def forget_checkpoints(self) -> None:
         """Remove all that is saved."""

@@ -15,15 +15,15 @@ import random
 import signal
 import threading
 import time
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .changes import may_change
+from .forking import Writing, fork
 from .recording import Snapshot
-from .shelf import Shelf
+from .shelf import LABEL, LABEL_RULE, Shelf
 from .wording import reason_of
-from .writer import detach, note_failure
+from .writer import failed, note_failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,27 +51,6 @@ REPORT_BYTES = 4096
 """Most bytes of the overseer's report; a pipe takes so many at once."""
 
 _installed: Checkpointer | None = None
-
-
-@dataclass
-class Writing:
-    """A checkpoint that is being written.
-
-    Attributes:
-        group: Process group of all that write it.
-        parting: Child that has yet to be reaped; 0 when it has been.
-        report: Descriptor that ends when they have ended.
-        began: Monotonic time.
-        snapshot: What is being saved.
-        begun: How many cells had begun when it was taken.
-    """
-
-    group: int
-    parting: int
-    report: int
-    began: float
-    snapshot: Snapshot
-    begun: int
 
 
 @dataclass(frozen=True)
@@ -116,6 +95,8 @@ class Checkpointer:
         self._baseline = baseline
         self._environment = dict(os.environ)
         self._changed = False
+        self._left = False  # the newest checkpoint is of a state that the user has left
+        self._label = ""  # of the next checkpoint
         self._owed = False  # the last attempt has failed; the next cell occasions another
         self._running = 0
         self._begun = 0  # cells and silent requests
@@ -125,7 +106,7 @@ class Checkpointer:
         self._writing: Writing | None = None
         self._harmful: dict[str, Harm] = {}
         self.last: dict[str, Any] = {"number": 0, "error": ""}
-        """How the last attempt has ended."""
+        """How the last attempt has ended; with ``label`` and ``unlabelled`` if it was to get one."""
 
     def register(self, kernel: Any) -> None:
         """Begin to look at the cells of a kernel."""
@@ -146,12 +127,38 @@ class Checkpointer:
     @property
     def settled(self) -> bool:
         """Whether everything is saved, as far as it can be, and nothing is being written."""
-        return not self._changed and not self._owed and self._writing is None
+        return not self.pending and not self._owed
 
-    def ask(self) -> None:
-        """Write a checkpoint as soon as may be, though nothing may have changed."""
+    @property
+    def pending(self) -> bool:
+        """Whether a checkpoint is being written, or is due."""
+        return self._changed or self._left or self._writing is not None
+
+    def ask(self, label: str = "") -> str:
+        """Write a checkpoint as soon as may be, though nothing may have changed.
+
+        Args:
+            label: That it shall have; empty for none.
+
+        Returns:
+            Why that is refused, or nothing.
+        """
+        if label and not LABEL.fullmatch(label):
+            return LABEL_RULE
+        if label and self._label not in ("", label):
+            return f"the checkpoint that is due will have the label {self._label}; ask again then"
+        self._label = label or self._label
         self._changed = True
         self._arm(SETTLE_S)
+        return ""
+
+    def owe(self) -> None:
+        """Write a checkpoint after the first request, though nothing may have changed.
+
+        For a kernel that begins with another state than the newest checkpoint's: the next one must
+        not go back to that. The first request is the broker's, who waits for the kernel.
+        """
+        self._left = True
 
     def _before_message(self) -> None:
         # Not in the event before a cell: SIGINT is let in by then, and must not come between a
@@ -161,6 +168,9 @@ class Checkpointer:
         self._poll()
         self._snapshot_if_due()
         self._part()
+        if self._left:
+            self._left, self._changed = False, True
+            self._arm(SETTLE_S)
 
     def _before_cell(self) -> None:
         if self._may_fork():
@@ -219,6 +229,7 @@ class Checkpointer:
         if not self._changed or self._writing is not None:
             return
         self._changed = False
+        label, self._label = self._label, ""
         snapshot = Snapshot(
             namespace=self._shell.user_ns,
             baseline=self._baseline,
@@ -229,11 +240,12 @@ class Checkpointer:
             python_random=random.getstate(),
             context=self._context,
             harmful=self._known_harm(),
+            label=label,
         )
         try:
-            self._writing = _fork(snapshot, self._begun)
+            self._writing = fork(snapshot, self._begun)
         except OSError as error:
-            self._conclude(snapshot, _failed(reason_of(error)), told=False, unchanged=False)
+            self._conclude(snapshot, failed(reason_of(error)), told=False, unchanged=False)
 
     def _known_harm(self) -> dict[str, str]:
         """Variables that are still those that have lately done harm, with the reason."""
@@ -266,7 +278,7 @@ class Checkpointer:
         try:
             result = json.loads(report)
         except ValueError:
-            result = _failed("the process that was to write it was killed")
+            result = failed("the process that was to write it was killed")
         unchanged = self._begun == writing.begun
         self._conclude(writing.snapshot, result, told=bool(report), unchanged=unchanged)
 
@@ -274,6 +286,8 @@ class Checkpointer:
         self, snapshot: Snapshot, result: dict[str, Any], *, told: bool, unchanged: bool
     ) -> None:
         self.last = {"number": result["number"], "error": result["error"]}
+        if snapshot.label:
+            self.last |= {"label": snapshot.label, "unlabelled": result["unlabelled"]}
         until = time.monotonic() + HARM_REST_S
         for name, reason in result["harmful"].items():
             # Only a value that certainly is the one that did it.
@@ -306,37 +320,6 @@ class Checkpointer:
             time.sleep(PARTING_STEP_S)
 
 
-def _failed(error: str) -> dict[str, Any]:
-    return {"number": 0, "error": error, "harmful": {}}
-
-
-def _fork(snapshot: Snapshot, begun: int) -> Writing:
-    """Fork what writes the snapshot.
-
-    Raises:
-        OSError: The system allows no further process or descriptor.
-    """
-    report, told = os.pipe()
-    os.set_blocking(report, False)
-    try:
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        try:
-            with warnings.catch_warnings():
-                # The threads of the kernel are not needed in the child.
-                warnings.simplefilter("ignore", DeprecationWarning)
-                pid = os.fork()
-            if pid == 0:
-                detach(snapshot, told)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-    except OSError:
-        os.close(report)
-        raise
-    finally:
-        os.close(told)
-    return Writing(pid, pid, report, time.monotonic(), snapshot, begun)
-
-
 def install(
     kernel: Any, config: CheckpointConfig, generation: int, baseline: dict[str, Any]
 ) -> Checkpointer:
@@ -361,21 +344,28 @@ def install(
     return checkpointer
 
 
-def state(*, write: bool = False) -> str:
+def state(*, write: bool = False, label: str = "") -> str:
     """How far the checkpoints are, as before a hibernation; does not wait.
 
-    The broker has silent requests call it, again and again until it is settled:
+    The broker has silent requests call it, again and again until nothing is pending; they change
+    nothing that would have to be saved:
     ``__import__("sagebroker_inside.checkpoint", fromlist=["state"]).state()``.
 
     Args:
         write: Whether to write one though nothing may have changed.
+        label: That this one shall have; it is written in any case then. One with a label stays, of
+            which there are at most `shelf.LABELLED_LIMIT`.
 
     Returns:
-        JSON: ``number`` of the last checkpoint (0: none was written by this kernel), ``error`` of
-        the last attempt (empty: it succeeded), ``settled``: whether nothing is left to be saved.
+        JSON: ``number`` of the last checkpoint (0: none was written by this kernel); ``error`` of
+        the last attempt (empty: it succeeded), or why what is asked is refused; ``settled``:
+        whether nothing is left to be saved; ``pending``: whether one is being written or due. If
+        the last attempt was to get a label: ``label``, which it has if there is no error, and
+        ``unlabelled``: the label of the one that is kept no longer for it (empty: there is none).
     """
     if _installed is None:
-        return json.dumps({"number": 0, "error": "checkpoints are off", "settled": False})
-    if write:
-        _installed.ask()
-    return json.dumps({**_installed.last, "settled": _installed.settled})
+        off = {"number": 0, "error": "checkpoints are off", "settled": False, "pending": False}
+        return json.dumps(off)
+    refusal = _installed.ask(label) if write or label else ""
+    told = {**_installed.last, "settled": _installed.settled, "pending": _installed.pending}
+    return json.dumps({**told, "error": refusal} if refusal else told)

@@ -95,8 +95,10 @@ def _make_app(config: KeeperConfig) -> Any:
 
 def _make_lasting(kernel: Any, config: CheckpointConfig, generation: int) -> None:
     """Restore the namespace if wanted, and have it saved from now on."""
-    restore(kernel.shell.user_ns, config, generation)
-    checkpoint.install(kernel, config, generation, reviving.baseline())
+    report = restore(kernel.shell.user_ns, config, generation)
+    checkpointer = checkpoint.install(kernel, config, generation, reviving.baseline())
+    if report.leaves_newest:
+        checkpointer.owe()
 
 
 def _import_from_working_directory() -> None:

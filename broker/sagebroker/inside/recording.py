@@ -15,7 +15,7 @@ from .alarm import Alarm
 from .changes import deleted_names, user_names
 from .pickling import CountedFile, LimitError, RecordWriter, StorageError
 from .shelf import BUFFERS, DATA, MANIFEST, checksum
-from .wording import TAKES_TOO_LONG, TooSlowError, one_line, reason_of
+from .wording import TAKES_TOO_LONG, TooSlowError, one_line, reason_of, type_name
 
 if TYPE_CHECKING:
     import contextvars
@@ -38,8 +38,11 @@ VARIABLE = "variable"
 PART = "part"
 """Kinds of records."""
 
-LARGEST_JSON_TYPE = 100
-"""Most characters of a type's name."""
+LISTED_NAMES = 500
+"""Most variables that the manifest names: the broker reads a bounded part of it."""
+
+NAME_CHARACTERS = 100
+"""Most characters of such a name."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class Snapshot:
         python_random: State of `random` before the fork, which seeds it anew.
         context: That of the last cell; NumPy and decimal keep settings in it.
         harmful: Variables not to be tried again so soon, with the reason.
+        label: That the checkpoint shall have; empty for none.
     """
 
     namespace: dict[str, Any]
@@ -67,6 +71,7 @@ class Snapshot:
     python_random: Any
     context: contextvars.Context
     harmful: dict[str, str]
+    label: str = ""
 
 
 class Item(NamedTuple):
@@ -102,7 +107,7 @@ def record(
     config = snapshot.config
     end = deadline - config.time_limit_s * (1 - WRITING_SHARE)
     budget = [config.limit_bytes]
-    names: list[str] = []
+    saved: list[tuple[str, str]] = []
     missing = list(_running_interfaces())
     with (place / DATA).open("wb") as data, (place / BUFFERS).open("wb") as buffers:
         writer = RecordWriter(
@@ -117,13 +122,13 @@ def record(
             if reason:
                 missing.append({"name": item.name, "type": _type_name(item), "reason": reason})
             elif item.kind == VARIABLE:
-                names.append(item.name)
+                saved.append((item.name, _type_name(item)))
         note.position = len(items) + 1
         writer.write(PART, surroundings.SOURCES, surroundings.sources_of(writer.sources))
         for file in (data, buffers):
             file.flush()
             os.fsync(file.fileno())
-    _write_manifest(place, names, missing)
+    _write_manifest(place, saved, missing)
 
 
 def _items(snapshot: Snapshot) -> Iterator[Item]:
@@ -167,7 +172,7 @@ def _try(item: Item, writer: RecordWriter, snapshot: Snapshot, alarm: Alarm, lim
 def _type_name(item: Item) -> str:
     if item.kind != VARIABLE:
         return "setting"
-    return one_line(str(type(item.read()).__name__), LARGEST_JSON_TYPE)
+    return type_name(item.read())
 
 
 def _running_interfaces() -> Iterator[dict[str, str]]:
@@ -177,14 +182,18 @@ def _running_interfaces() -> Iterator[dict[str, str]]:
         yield {"name": name, "type": type(interface).__name__, "reason": reason}
 
 
-def _write_manifest(place: Path, names: list[str], missing: list[dict[str, str]]) -> None:
+def _write_manifest(
+    place: Path, saved: list[tuple[str, str]], missing: list[dict[str, str]]
+) -> None:
     files = {}
     for name in (DATA, BUFFERS):
         length, code = checksum(place / name)
         files[name] = {"bytes": length, "crc32": code}
     content = {
         "bytes": sum(file["bytes"] for file in files.values()),
-        "names": names,
+        "count": len(saved),
+        "names": [one_line(name, NAME_CHARACTERS) for name, _ in saved[:LISTED_NAMES]],
+        "types": [kind for _, kind in saved[:LISTED_NAMES]],
         "missing": missing,
         "files": files,
     }

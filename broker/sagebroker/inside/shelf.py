@@ -29,6 +29,18 @@ RESTORING = "restoring.json"
 PROGRESS = "restoring.name"
 """The name of the variable that is being restored."""
 
+LABELS = "labels.json"
+"""The labels of checkpoints by their numbers."""
+
+LABELLED_LIMIT = 5
+"""Most checkpoints that have a label, and are kept beside the newest ones for it."""
+
+LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
+LABEL_RULE = (
+    "a label has 1 to 40 letters, digits, dots, hyphens and underscores, and begins with a letter"
+    " or a digit"
+)
+
 _NUMBER = re.compile(r"[1-9][0-9]{0,11}")
 _PASSING = ".writing-"
 
@@ -78,14 +90,62 @@ class Shelf:
         Raises:
             OSError: That failed.
         """
+        if number in (labels := self._noted_labels()):
+            # Of a checkpoint that somebody has removed.
+            self._write_labels({n: label for n, label in labels.items() if n != number})
         _synchronise(written)
         written.rename(self.place(number))
         _synchronise(self.folder)
 
+    def labels(self) -> dict[int, str]:
+        """The labels of the checkpoints that have one, by their numbers, ascending."""
+        noted = self._noted_labels()
+        return {number: noted[number] for number in self.numbers() if number in noted}
+
+    def label(self, number: int, label: str) -> str:
+        """Give a checkpoint a label, lastingly; another one that has it loses it.
+
+        Returns:
+            The label of the checkpoint that had to lose its own, since only `LABELLED_LIMIT` may
+            have one; empty if none had to.
+
+        Raises:
+            OSError: That failed.
+        """
+        labels = {n: other for n, other in self.labels().items() if other != label}
+        labels.pop(number, None)
+        lost = ""
+        if len(labels) >= LABELLED_LIMIT:
+            lost = labels.pop(min(labels))
+        self._write_labels({**labels, number: label})
+        return lost
+
+    def _noted_labels(self) -> dict[int, str]:
+        return {
+            int(number): label
+            for number, label in self.read_note(LABELS).items()
+            if _NUMBER.fullmatch(number) and isinstance(label, str) and LABEL.fullmatch(label)
+        }
+
+    def _write_labels(self, labels: dict[int, str]) -> None:
+        content = {str(number): label for number, label in labels.items()}
+        write_json(self.folder / LABELS, content, lasting=True)
+        _synchronise(self.folder)
+
     def prune(self, keep: int) -> None:
-        """Remove all but the newest checkpoints, and what attempts have left behind."""
-        for number in self.numbers()[:-keep]:
-            shutil.rmtree(self.place(number), ignore_errors=True)
+        """Remove old checkpoints, and what attempts have left behind.
+
+        Args:
+            keep: How many stay, the newest, besides those that have a label. The newest of all
+                stays in any case.
+        """
+        numbers = self.numbers()
+        labels = self.labels()
+        ordinary = [number for number in numbers if number not in labels]
+        old = ordinary[: max(0, len(ordinary) - keep)]
+        for number in old:
+            if number != numbers[-1]:
+                shutil.rmtree(self.place(number), ignore_errors=True)
         self.sweep()
 
     def sweep(self) -> None:
@@ -166,8 +226,13 @@ def checksum(path: Path) -> tuple[int, int]:
     return length, code
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: dict[str, Any], *, lasting: bool = False) -> None:
     """Replace a file by a JSON object, at once.
+
+    Args:
+        path: Of the file.
+        content: Of the object.
+        lasting: Whether it is brought to the disk first, so that a power cut cannot empty it.
 
     Raises:
         OSError: That failed.
@@ -177,6 +242,9 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     try:
         with os.fdopen(os.open(passing, flags, 0o600), "wb") as file:
             file.write(json.dumps(content).encode("ascii"))
+            if lasting:
+                file.flush()
+                os.fsync(file.fileno())
         passing.rename(path)
     except OSError:
         with contextlib.suppress(OSError):

@@ -24,7 +24,7 @@ from .alarm import Alarm
 from .changes import user_names
 from .confining import limit_memory, silence_descriptors
 from .reducers import walk
-from .wording import TooSlowError, one_line
+from .wording import TooSlowError, one_line, type_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,8 +50,6 @@ CHILD_MEMORY_BYTES = 128 * 2**20
 READ_BYTES = 65536
 SIZED_ITEMS = 10_000
 """Most items of containers whose sizes are added up."""
-
-TYPE_CHARACTERS = 80
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ def listing(pattern: str = "*", limit: int = NAMES_LIMIT) -> str:
     chosen = names[: max(0, limit)]
     found = _look(Look(chosen, namespace))
     variables = [
-        found.get(at) or {"name": name, "type": _type_name(namespace.get(name))}
+        found.get(at) or {"name": name, "type": type_name(namespace.get(name))}
         for at, name in enumerate(chosen)
     ]
     for variable in variables:
@@ -157,17 +155,12 @@ def _be_child(look: Look, start: int, told: int) -> NoReturn:
 
 
 def _describe(name: str, value: Any, alarm: Alarm) -> dict[str, Any]:
-    seen: dict[str, Any] = {"name": name, "type": _type_name(value)}
+    seen: dict[str, Any] = {"name": name, "type": type_name(value)}
     for key, look in (("bytes", _size), ("repr", _show)):
         # Of the user's objects anything may come, and MemoryError: the value is left out.
         with contextlib.suppress(Exception, TooSlowError), alarm.within(SHOWING_LIMIT_S):
             seen[key] = look(value)
     return seen
-
-
-def _type_name(value: Any) -> str:
-    # Not as an attribute, which a metaclass can make a property.
-    return one_line(type.__dict__["__name__"].__get__(type(value)), TYPE_CHARACTERS)
 
 
 def _size(value: Any) -> int:

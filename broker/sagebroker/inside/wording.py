@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 REASON_CHARACTERS = 200
 """Most characters of one reason."""
 
+TYPE_CHARACTERS = 80
+"""Most characters of a type's name."""
 
 HARM = "saving it "
 """Begins the reason where the attempt itself cost time or a process."""
@@ -35,6 +39,13 @@ def reason_of(error: BaseException) -> str:
     if kind in ("PicklingError", "TypeError", "UnsavableError", "StorageError") and text:
         return one_line(text)
     return one_line(f"{kind}: {text}" if text else kind)
+
+
+def type_name(value: Any) -> str:
+    """The name of a value's type; runs nothing of the user's."""
+    # Not as an attribute, which a metaclass can make a property; and as no subclass of str.
+    name = type.__dict__["__name__"].__get__(type(value))
+    return one_line(str.__str__(name), TYPE_CHARACTERS)
 
 
 def one_line(text: str, limit: int = REASON_CHARACTERS) -> str:

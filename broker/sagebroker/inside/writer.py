@@ -81,9 +81,14 @@ def detach(snapshot: Snapshot, report: int) -> NoReturn:
     except BaseException as error:  # noqa: BLE001 - nothing of this may go on as the kernel
         reason = reason_of(error)
         note_failure(Shelf(snapshot.config.folder), snapshot, reason)
-        _say(report, {"number": 0, "error": reason, "harmful": {}})
+        _say(report, failed(reason))
     finally:
         os._exit(0)
+
+
+def failed(error: str) -> dict[str, Any]:
+    """What is told of an attempt that has come to nothing."""
+    return {"number": 0, "error": error, "harmful": {}, "unlabelled": ""}
 
 
 def _say(report: int, result: dict[str, Any]) -> None:
@@ -106,7 +111,7 @@ class Overseer:
     def run(self) -> None:
         """Write the checkpoint, tell the kernel and, of a failure, the folder."""
         self._withdraw()
-        number, error = 0, ""
+        number, error, unlabelled = 0, "", ""
         harmful: dict[str, str] = {}
         try:
             self._shelf.sweep()
@@ -115,6 +120,8 @@ class Overseer:
                 error = self._write(place)
                 if not error:
                     number, harmful = self._publish(place)
+                    if self._snapshot.label:
+                        unlabelled = self._shelf.label(number, self._snapshot.label)
             finally:
                 shutil.rmtree(place, ignore_errors=True)
             self._shelf.prune(self._config.keep)
@@ -124,7 +131,8 @@ class Overseer:
             note_failure(self._shelf, self._snapshot, error)
         else:
             self._shelf.drop_note(FAILED)
-        _say(self._report, {"number": number, "error": error, "harmful": harmful})
+        result = {"number": number, "error": error, "harmful": harmful, "unlabelled": unlabelled}
+        _say(self._report, result)
 
     def _withdraw(self) -> None:
         """Let go of everything that is the kernel's."""
