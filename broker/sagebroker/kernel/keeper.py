@@ -5,13 +5,11 @@ User code in the container can write these files; what it forges can only mislea
 
 from __future__ import annotations
 
-import json
-import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sagebroker.kernel.foreign_files import parse_object, read_bounded
 from sagebroker.model import ExitCause, ExitReport
 
 STATUS_FILE = "status.json"
@@ -126,22 +124,7 @@ def read_status(folder: Path) -> KeeperStatus | None:
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object from a file that somebody hostile may have put there."""
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    try:
-        fd = os.open(path, flags)
-    except OSError:
-        return None
-    try:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode) or found.st_size > REPORT_LIMIT_BYTES:
-            return None
-        values = json.loads(os.read(fd, REPORT_LIMIT_BYTES))
-    except (OSError, ValueError, RecursionError):
-        return None
-    finally:
-        os.close(fd)
-    return values if isinstance(values, dict) else None
+    return parse_object(read_bounded(path, REPORT_LIMIT_BYTES))
 
 
 def _integer(value: object) -> int | None:

@@ -50,6 +50,7 @@ class WireClient:
         limit_s: float = 30.0,
         execution: Execution | None = None,
         store_history: bool = False,
+        expressions: dict[str, str] | None = None,
     ) -> Execution:
         """Run one cell to its end.
 
@@ -58,6 +59,7 @@ class WireClient:
             limit_s: Seconds it may take.
             execution: Followed in place of a fresh one.
             store_history: Whether it counts as a user's cell.
+            expressions: To be evaluated by a silent request; answered in its ``user_expressions``.
 
         Raises:
             TimeoutError: It has not ended within ``limit_s``.
@@ -75,9 +77,9 @@ class WireClient:
                 "execute_request",
                 {
                     "code": code,
-                    "silent": False,
+                    "silent": expressions is not None,
                     "store_history": store_history,
-                    "user_expressions": {},
+                    "user_expressions": expressions or {},
                     "allow_stdin": False,
                     "stop_on_error": False,
                 },
