@@ -348,7 +348,8 @@ def state(*, write: bool = False, label: str = "") -> str:
     """How far the checkpoints are, as before a hibernation; does not wait.
 
     The broker has silent requests call it, again and again until nothing is pending; they change
-    nothing that would have to be saved:
+    nothing that would have to be saved. One that is asked for while another is being written has
+    the effect of cells that run before it is begun, so none should until it is no longer pending:
     ``__import__("sagebroker_inside.checkpoint", fromlist=["state"]).state()``.
 
     Args:
