@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -96,6 +97,14 @@ def short_dir() -> Iterator[Path]:
     """A folder with a short path: pytest's own are too long for unix sockets."""
     path = Path(tempfile.mkdtemp(prefix=PREFIX, dir="/tmp"))
     yield path
+    remove_folder(path)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder of a test, also one that failed and has left mounts in it."""
+    for line in Path("/proc/mounts").read_text().splitlines():
+        if (place := line.split()[1]).startswith(f"{path}/"):
+            subprocess.run(["umount", "-l", place], check=False)
     shutil.rmtree(path, ignore_errors=True)
 
 

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
+from functools import partial
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import zmq
 import zmq.asyncio
@@ -26,28 +28,28 @@ from sagebroker.container.docker import DockerRuntime
 from sagebroker.container.engine import find_engine
 from sagebroker.container.runtime import ContainerRuntime
 from sagebroker.errors import (
-    BrokerError,
     SessionClosedError,
-    SessionGoneError,
-    SessionInUseError,
     SessionNotFoundError,
     TooManySessionsError,
 )
 from sagebroker.kernel.guard import MemoryGuard
 from sagebroker.kernel.kernel import Wire
 from sagebroker.logs import event
+from sagebroker.session.adoption import adopt_left
 from sagebroker.session.catalogue import Catalogue
+from sagebroker.session.cell import Cell
+from sagebroker.session.directory import Directory
+from sagebroker.session.found import Found
 from sagebroker.session.launch import Launcher
 from sagebroker.session.names import check_session_name
-from sagebroker.session.orphans import remove_orphans
+from sagebroker.session.opener import Opener
+from sagebroker.session.orphans import Sweep
+from sagebroker.session.ready import Ready
 from sagebroker.session.session import Session
-from sagebroker.store.folders import SessionFolder, StateFolder
-
-LEASE_INTERVAL_S = 20.0
-"""Time between signs of life to the keepers; thirty fit into the shortest sensible lease."""
-
-SWEEP_INTERVAL_S = 60.0
-"""Time between searches for containers and folders that nobody owns any more."""
+from sagebroker.session.upkeep import Upkeep
+from sagebroker.store.folders import StateFolder
+from sagebroker.store.records import Hibernate, OnEnd, SessionRow
+from sagebroker.store.store import Store
 
 MAX_SOCKETS = 1023
 """libzmq's limit of a context; a session takes thirteen (three for each monitored socket)."""
@@ -56,60 +58,95 @@ _log = logging.getLogger(__name__)
 
 
 class Broker(AsyncContextManagerMixin):
-    """Sessions of one process. An async context manager: leaving it ends every session but the kept.
+    """Sessions of one process. An async context manager: leaving it leaves each as its owner wants it.
 
     Args:
         config: The whole configuration.
         runtime: An engine to use in place of the one that would be found; not closed here.
+        adopt: Take over, without being asked, what brokers that were killed have left running.
     """
 
-    def __init__(self, config: BrokerConfig, runtime: ContainerRuntime | None = None) -> None:
+    def __init__(
+        self, config: BrokerConfig, runtime: ContainerRuntime | None = None, *, adopt: bool = False
+    ) -> None:
         self.config = config
         self._runtime = runtime
+        self._adopt = adopt
         self._own_runtime: ContainerRuntime | None = None
         self._connecting = anyio.Lock()
         self._is_connected = False
         self._opening: dict[str, anyio.Lock] = {}
-        self._sessions: dict[str, Session] = {}
+        self._is_leaving = False
         self._reserved = 0
         """Sessions that are being made and count already."""
         self._state = StateFolder(config.state_dir)
         self._starts = anyio.Semaphore(config.kernel.concurrent_starts)
         self._tg: TaskGroup
         self._launcher: Launcher
+        self._directory: Directory
+        self._upkeep: Upkeep
+        self._store: Store
         self._wire: Wire
 
     def __repr__(self) -> str:
-        return f"<Broker [{len(self._sessions)} sessions]>"
+        return f"<Broker [{len(self._directory)} sessions]>"
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncIterator[Broker]:
         instance = await anyio.to_thread.run_sync(self._state.open)
-        self._launcher = Launcher(self.config, self._state, instance, self.runtime)
+        self._launcher = Launcher(self.config, instance, self.runtime)
         context = zmq.asyncio.Context()
         context.set(zmq.MAX_SOCKETS, MAX_SOCKETS)
         self._wire = Wire(context=context, guard=MemoryGuard())
         try:
+            async with Store.open(
+                self._state.database, lambda session_id: self._state.folder(session_id).outputs
+            ) as self._store:
+                opener = Opener(self.config, self._launcher, self._state, self._store)
+                self._directory = Directory(self.config, opener, self._store)
+                sweep = Sweep(self._launcher, self._state, self._store)
+                self._upkeep = Upkeep(self.sessions, self._launcher, sweep)
+                async with self._running(instance):
+                    yield self
+        finally:
+            context.destroy(linger=0)
+            if self._own_runtime is not None:
+                with anyio.CancelScope(shield=True):
+                    await self._own_runtime.aclose()
+
+    @asynccontextmanager
+    async def _running(self, instance: str) -> AsyncIterator[None]:
+        try:
             async with anyio.create_task_group() as self._tg:
-                self._tg.start_soon(self._renew_leases)
+                self._tg.start_soon(self._upkeep.renew_leases)
+                self._tg.start_soon(self._upkeep.let_sleep, self.config.hibernation)
                 self._tg.start_soon(self._wire.guard.run)
+                adopting = anyio.CancelScope()
+                if self._adopt:
+                    self._tg.start_soon(
+                        partial(
+                            adopt_left,
+                            self._directory,
+                            self._launcher,
+                            self._state,
+                            open_session=self.open_session,
+                            most=self.config.session.max_sessions,
+                            scope=adopting,
+                        )
+                    )
                 _log.info("The broker runs", extra=event("broker.started", instance=instance))
                 try:
-                    yield self
+                    yield
                 finally:
+                    adopting.cancel()
                     with anyio.CancelScope(shield=True):
-                        await self._close_all()
+                        await self._leave_all()
                     self._tg.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             # The task group is not the caller's business: one error arrives as itself.
             if len(group.exceptions) > 1:
                 raise
             raise group.exceptions[0] from group.exceptions[0].__cause__
-        finally:
-            context.destroy(linger=0)
-            if self._own_runtime is not None:
-                with anyio.CancelScope(shield=True):
-                    await self._own_runtime.aclose()
 
     @property
     def own_labels(self) -> dict[str, str]:
@@ -128,136 +165,198 @@ class Broker(AsyncContextManagerMixin):
                 self._runtime = self._own_runtime = DockerRuntime(found.url)
             if not self._is_connected:
                 self._is_connected = True
-                self._tg.start_soon(self._sweep)
-                self._tg.start_soon(self._follow_events, self._runtime)
+                self._tg.start_soon(self._upkeep.remove_orphans)
+                self._tg.start_soon(self._upkeep.follow_events, self._runtime)
             return self._runtime
 
     async def open_session(
-        self, name: str, *, keep: bool = False, private: bool = False
+        self,
+        name: str,
+        *,
+        keep: bool = False,
+        hibernate: Hibernate = "auto",
+        private: bool = False,
+        beside: bool = False,
     ) -> tuple[Session, bool]:
         """The session ``name``, opened if need be; and whether that was needed.
 
-        A kept session that an earlier broker left is found again, with its variables.
+        A session that an earlier broker left is found again, with its variables, be it asleep, running
+        or dead.
 
         Args:
             name: 1 to 40 letters, digits, ``_``, ``.`` and ``-``.
-            keep: Whether a new one outlives this broker.
-            private: Look for no kept session of this name.
+            keep: Whether the kernel of a new one goes on when this broker ends. Otherwise it sleeps
+                then, if ``hibernation.at_end`` is set, and else is closed.
+            hibernate: What happens to a new one when it is idle.
+            private: Look for no session of this name: make one with a name like it, that is closed
+                when this broker ends.
+            beside: If another process serves the session of this name, open one with a name like it,
+                and know that by ``name``, too, from now on.
 
         Raises:
             SessionNameError: The name is not one.
             TooManySessionsError: ``max_sessions`` are open.
-            SessionInUseError: Another process serves the kept session of this name.
+            SessionInUseError: Another process serves the session of this name.
             BrokerError: No kernel came up; says why.
         """
         check_session_name(name)
-        async with self._opening.setdefault(name, anyio.Lock()):
-            found = self._sessions.get(name)
-            if found is not None:
+        async with self._being_opened(name):
+            found = self._directory.get(name)
+            if found is not None and found.is_ending:
+                await found.wait_ended()
+                found = None
+            if found is not None and not private:
                 return found, False
-            if len(self._sessions) + self._reserved >= self.config.session.max_sessions:
+            if self._is_leaving:
+                raise SessionClosedError("The broker ends; no session is opened any more.")
+            if len(self._directory) + self._reserved >= self.config.session.max_sessions:
                 raise TooManySessionsError(
-                    f"{len(self._sessions)} sessions are open, as many as are allowed.",
+                    f"{len(self._directory)} sessions are open, as many as are allowed.",
                     hint="Close one with sage_close, or use an open one.",
                     retry_after_s=30.0,
                 )
-            self._reserved += 1
-            try:
-                session = await self._make(name, keep=keep, private=private)
-                self._sessions[name] = session
-            finally:
-                self._reserved -= 1
+            session = await self._prepare(
+                name, keep=keep, hibernate=hibernate, private=private, beside=beside
+            )
             try:
                 await self._tg.start(self._run, session)
             except BaseException:
-                self._sessions.pop(name, None)
+                self._directory.forget(session)
                 raise
             _log.info("Session %s opened", name, extra=event("session.opened", session=session.id))
             return session, True
 
+    @asynccontextmanager
+    async def _being_opened(self, name: str) -> AsyncIterator[None]:
+        """Nobody else here opens the session that ``name`` means, under any of its names."""
+        while True:
+            real = self._directory.resolve(name)
+            async with self._opening.setdefault(real, anyio.Lock()):
+                if self._directory.resolve(name) == real:
+                    yield
+                    return
+
+    async def _prepare(
+        self, name: str, *, keep: bool, hibernate: Hibernate, private: bool, beside: bool
+    ) -> Session:
+        """The session, found or made, that is to live now."""
+        self._reserved += 1
+        try:
+            if private:
+                found = await self._directory.make_private(name)
+            else:
+                at_end: OnEnd = "hibernate" if self.config.hibernation.at_end else "close"
+                on_end: OnEnd = "stay" if keep else at_end
+                found = await self._directory.find_or_make(
+                    name, on_end=on_end, hibernate=hibernate, beside=beside
+                )
+            session = self._session(found)
+            self._directory.add(session, None if private else name)
+        finally:
+            self._reserved -= 1
+        return session
+
+    async def awake(self, name: str) -> Session:
+        """The session ``name``, woken or found again where it is not open.
+
+        Raises:
+            SessionNotFoundError: There is none; tells the ones there are.
+            BrokerError: See `open_session`.
+        """
+        found = self._directory.get(name)
+        if found is not None and not found.is_ending:
+            return found
+        await self._directory.check(name)
+        return (await self.open_session(name))[0]
+
     def session(self, name: str) -> Session:
         """The open session ``name``. Raises `SessionNotFoundError`, which tells the open ones."""
-        found = self._sessions.get(name)
+        found = self.open_one(name)
         if found is None:
-            raise SessionNotFoundError(name, sorted(self._sessions))
+            raise SessionNotFoundError(name, [session.name for session in self.sessions()])
         return found
+
+    def open_one(self, name: str) -> Session | None:
+        """The open session ``name``, or None."""
+        return self._directory.get(name)
+
+    async def check_idle(self, name: str) -> None:
+        """Raise `SessionBusyError` where a cell still runs in a session that nobody serves here."""
+        await self._directory.check_idle(name)
+
+    async def known(self, name: str) -> None:
+        """Raise `SessionNotFoundError` where there is no session ``name``, open or asleep."""
+        await self._directory.check(name)
 
     def sessions(self) -> list[Session]:
         """Every open session, by name."""
-        return [self._sessions[name] for name in sorted(self._sessions)]
+        return self._directory.all()
+
+    async def stored_sessions(self) -> list[SessionRow]:
+        """Every session there is, open, asleep or another process's, by name. Raises `StorageError`."""
+        return await self._directory.stored()
+
+    async def read_cell(self, name: str, number: int) -> Cell:
+        """A cell of a session, of which nothing is woken for that.
+
+        Raises:
+            SessionNotFoundError: There is no such session.
+            CellNotFoundError: It has no such cell.
+            StorageError: The store cannot be read.
+        """
+        return await self._directory.read_cell(name, number)
 
     async def close_session(self, name: str) -> str:
-        """End a session, kept or not; returns a sentence about what is gone."""
-        session = self.session(name)
-        await session.aclose()
-        if session.is_removed:
+        """End a session, open or asleep; returns a sentence about what is gone.
+
+        Raises:
+            SessionNotFoundError: There is none.
+            SessionInUseError: Another process serves it.
+            BrokerError: It could not be removed.
+        """
+        found, real = self._directory.get(name), self._directory.resolve(name)
+        if found is not None:
+            await found.aclose()
+        if found is None or (not found.is_removed and await self._is_asleep(real)):
+            catalogue = await self.catalogue()
+            await catalogue.close(await catalogue.find(real))
+            found = None
+        if found is None or found.is_removed:
             return f"Session {name!r} is closed; its variables and files are gone."
         return (
             f"Session {name!r} is closed. Its container could not be removed now; that is done as soon as "
             "the container engine answers again."
         )
 
+    async def _is_asleep(self, name: str) -> bool:
+        """Whether the session sleeps: it did so when it was to be closed."""
+        return any(
+            row.name == name and row.state == "hibernated" for row in await self.stored_sessions()
+        )
+
     async def catalogue(self) -> Catalogue:
         """Every session of this installation, also those other processes serve."""
-        return Catalogue(self._launcher, self._state, await self.runtime())
+        return Catalogue(self._launcher, self._state, self._store, await self.runtime())
 
-    async def _make(self, name: str, *, keep: bool, private: bool) -> Session:
-        if not private:
-            kept = await anyio.to_thread.run_sync(self._state.find_kept, name)
-            if kept is not None:
-                with suppress(SessionGoneError):
-                    return await self._find(kept)
-        return await self._new(name, keep=keep)
-
-    async def _new(self, name: str, *, keep: bool) -> Session:
-        folder, record = await self._launcher.reserve(name, keep=keep)
+    def _session(self, found: Found) -> Session:
         return Session(
-            record,
-            folder,
+            found,
             config=self.config,
             launcher=self._launcher,
             wire=self._wire,
+            store=self._store,
             starts=self._starts,
-        )
-
-    async def _find(self, folder: SessionFolder) -> Session:
-        """A kept session that an earlier broker left; its kernel too, where that still runs."""
-        await anyio.to_thread.run_sync(folder.lock)
-        record = await anyio.to_thread.run_sync(folder.read)
-        if record is None:
-            folder.unlock()
-            raise SessionInUseError(
-                f"The record of session {folder.id} cannot be read.",
-                hint=f"Look at {folder.path}; nothing there was changed.",
-            )
-        try:
-            adopted = await self._launcher.adopt(record)
-            if adopted is None:
-                await self._launcher.discard(record.id)
-        except BaseException:
-            folder.unlock()
-            raise
-        _log.info(
-            "Session %s found", record.name, extra=event("session.adopted", session=record.id)
-        )
-        return Session(
-            record,
-            folder,
-            config=self.config,
-            launcher=self._launcher,
-            wire=self._wire,
-            starts=self._starts,
-            is_new=False,
-            adopted=adopted,
         )
 
     async def _run(
         self, session: Session, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
     ) -> None:
         """A session's life. What it does not foresee ends it, and nothing else."""
-        ready = _Ready(task_status)
+        scope = anyio.CancelScope()
+        ready = Ready(task_status, scope)
         try:
-            await session.run(task_status=ready)
+            with scope:
+                await session.run(task_status=ready)
             if not ready.is_set:
                 raise SessionClosedError(
                     f"The session {session.name!r} was closed while it started."
@@ -272,65 +371,19 @@ class Broker(AsyncContextManagerMixin):
                 extra=event("session.failed", session=session.id),
             )
         finally:
-            if self._sessions.get(session.name) is session:
-                del self._sessions[session.name]
+            self._directory.forget(session)
             _log.info(
                 "Session %s closed",
                 session.name,
                 extra=event("session.closed", session=session.id),
             )
 
-    async def _close_all(self) -> None:
-        _log.info("The broker stops", extra=event("broker.stopping", sessions=len(self._sessions)))
-        async with anyio.create_task_group() as tg:
-            for session in list(self._sessions.values()):
-
-                async def close(one: Session = session) -> None:
-                    await one.aclose(detach=one.keep)
-
-                tg.start_soon(close)
-
-    async def _renew_leases(self) -> None:
-        while True:
-            for session in list(self._sessions.values()):
-                folder = self._launcher.kernel_folder(session.id)
-                await anyio.to_thread.run_sync(folder.touch_lease)
-            await anyio.sleep(LEASE_INTERVAL_S)
-
-    async def _sweep(self) -> None:
-        """Remove what dead processes of this installation left."""
-        while True:
-            try:
-                await remove_orphans(
-                    self._launcher, self._state, {s.id for s in self._sessions.values()}
-                )
-            except BrokerError as error:
-                _log.warning("No search for orphans: %s", error)
-            await anyio.sleep(SWEEP_INTERVAL_S)
-
-    async def _follow_events(self, runtime: ContainerRuntime) -> None:
-        """Make sessions look at once when the engine tells of their containers."""
-        async with runtime.events(self._launcher.own_labels) as events:
-            async for happened in events:
-                if happened.action in _EVENTS_OF_DEATH:
-                    for session in list(self._sessions.values()):
-                        if (
-                            happened.action == "resync"
-                            or session.container == happened.container_id
-                        ):
-                            session.suspect()
-
-
-_EVENTS_OF_DEATH = frozenset({"die", "destroy", "oom", "stop", "resync"})
-
-
-class _Ready:
-    """A task status that remembers whether it was used."""
-
-    def __init__(self, status: TaskStatus[None]) -> None:
-        self._status = status
-        self.is_set = False
-
-    def started(self, value: None = None) -> None:
-        self.is_set = True
-        self._status.started(value)
+    async def _leave_all(self) -> None:
+        _log.info("The broker stops", extra=event("broker.stopping", sessions=len(self._directory)))
+        self._is_leaving = True
+        while sessions := self.sessions():
+            async with anyio.create_task_group() as tg:
+                for session in sessions:
+                    tg.start_soon(session.leave)
+            # They are forgotten by their own tasks.
+            await anyio.lowlevel.checkpoint()

@@ -115,6 +115,29 @@ class CheckpointConfig(_Branch):
     """Checkpoints kept of a session."""
 
 
+class HibernationConfig(_Branch):
+    """Sessions that sleep: their variables saved, their container gone."""
+
+    at_end: bool = True
+    """Let sessions sleep when their broker ends, so that the next one finds them by name; else they
+    are closed then."""
+    idle_s: float = Field(default=3600.0, ge=1)
+    """Time without use after which a session sleeps, if all its variables can be saved."""
+    save_limit_s: float = Field(default=20.0, gt=0)
+    """Time to bring the last changes into a checkpoint before the container goes."""
+    drain_s: float = Field(default=1.0, ge=0)
+    """Time that running cells have to end by themselves when the broker ends."""
+
+
+class TranscriptConfig(_Branch):
+    """The record of all cells, kept on disk."""
+
+    kept_cells: int = Field(default=2000, ge=10)
+    """Cells kept of a session."""
+    kept_bytes: int = Field(default=256 * MIB, ge=MIB)
+    """Code and outputs kept of a session; older cells are forgotten first, the newest never."""
+
+
 def _in_small_letters(level: object) -> object:
     return level.lower() if isinstance(level, str) else level
 
@@ -169,6 +192,8 @@ class BrokerConfig(BaseSettings):
     kernel: KernelConfig = KernelConfig()
     session: SessionConfig = SessionConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    hibernation: HibernationConfig = HibernationConfig()
+    transcript: TranscriptConfig = TranscriptConfig()
     log: LogConfig = LogConfig()
 
     @classmethod

@@ -123,6 +123,13 @@ class SessionClosedError(SessionError):
     code = "session_closed"
 
 
+class SessionBusyError(SessionError):
+    """A cell runs in the session; the same call can succeed when it has ended."""
+
+    code = "session_busy"
+    retryable = True
+
+
 class SessionInUseError(SessionError):
     """Another broker process holds this session."""
 
@@ -139,6 +146,21 @@ class CellNotFoundError(SessionError, LookupError):
     """The session has no cell with this number."""
 
     code = "cell_not_found"
+
+    def __str__(self) -> str:
+        return BrokerError.__str__(self)
+
+
+class CheckpointLabelError(SessionError, ValueError):
+    """A label is not one that a checkpoint can have."""
+
+    code = "checkpoint_label"
+
+
+class CheckpointNotFoundError(SessionError, LookupError):
+    """The session has no such checkpoint."""
+
+    code = "checkpoint_not_found"
 
     def __str__(self) -> str:
         return BrokerError.__str__(self)

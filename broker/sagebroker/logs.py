@@ -18,6 +18,7 @@ EVENTS = frozenset(
         "session.opened",
         "session.adopted",
         "session.closed",
+        "session.hibernated",
         "session.failed",
         "cell.finished",
         "kernel.died",

@@ -30,6 +30,7 @@ class SessionState(StrEnum):
     STARTING = "starting"  # container or kernel on its way
     READY = "ready"  # a kernel waits for cells
     BUSY = "busy"  # a cell runs
+    HIBERNATED = "hibernated"  # saved, without a container; its next cell wakes it
     FAILED = "failed"  # its kernel could not be brought back; sage_restart tries again
     CLOSED = "closed"  # gone for good
 

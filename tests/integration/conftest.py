@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
+from tests.integration.moments import Doomed, killed
 
 from sagebroker.broker import Broker
-from sagebroker.config import BrokerConfig
+from sagebroker.config import BrokerConfig, HibernationConfig
 from sagebroker.testing.local_runtime import LocalRuntime
 
 
@@ -19,6 +21,23 @@ async def runtime(sage_image: str) -> AsyncIterator[LocalRuntime]:
 
 
 @pytest.fixture
+def config(config: BrokerConfig) -> BrokerConfig:
+    """Sessions end with their broker, unless a test wants them to sleep."""
+    return config.model_copy(update={"hibernation": HibernationConfig(at_end=False)})
+
+
+@pytest.fixture
 async def broker(config: BrokerConfig, runtime: LocalRuntime) -> AsyncIterator[Broker]:
     async with Broker(config, runtime) as opened:
         yield opened
+
+
+@pytest.fixture
+def doomed(config: BrokerConfig, runtime: LocalRuntime, monkeypatch: pytest.MonkeyPatch) -> Doomed:
+    @asynccontextmanager
+    async def run() -> AsyncIterator[Broker]:
+        with killed(monkeypatch):
+            async with Broker(config, runtime) as broker:
+                yield broker
+
+    return run

@@ -96,7 +96,7 @@ async def test_a_state_that_the_user_has_left_does_not_come_back(
     session, checkpoints = await opened(broker, config)
     await ended(session, "old = 12345")
     await checkpoints.written(1)
-    await session.restart(restore=False)
+    await session.restart(restore="none")
     fresh = await checkpoints.written(2)
     assert (fresh.names, fresh.cell, fresh.generation) == (0, 0, 2)
     await died(session)

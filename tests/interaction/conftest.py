@@ -15,7 +15,7 @@ import pytest
 from mcp import Client, StdioServerParameters
 
 from sagebroker.broker import Broker
-from sagebroker.config import BrokerConfig
+from sagebroker.config import BrokerConfig, HibernationConfig
 from sagebroker.kernel.kernelspec import KernelSpec
 from sagebroker.server.app import make_server
 from sagebroker.testing.local_runtime import LocalRuntime
@@ -49,6 +49,12 @@ async def open_in_memory(broker: Broker, era: str) -> AsyncIterator[Client]:
 def local_server(folder: Path) -> StdioServerParameters:
     """A server process with its state in ``folder``."""
     return StdioServerParameters(command=sys.executable, args=[str(LOCAL_SERVER), str(folder)])
+
+
+@pytest.fixture
+def config(config: BrokerConfig) -> BrokerConfig:
+    """Sessions end with the broker in memory; those of a server process sleep, as they do for users."""
+    return config.model_copy(update={"hibernation": HibernationConfig(at_end=False)})
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ class RawClient:
 
     async def run(self, code: str) -> str:
         result = await self.request("tools/call", {"name": "sage_run", "arguments": {"code": code}})
-        return str(result["content"][1]["text"])
+        return str(result["content"][-1]["text"])
 
     async def close_stdin(self) -> None:
         await self._stdin.aclose()

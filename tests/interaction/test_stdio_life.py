@@ -32,12 +32,13 @@ async def wait_gone(pid: int) -> None:
 
 @pytest.mark.parametrize("is_busy", [False, True], ids=["idle", "busy"])
 @pytest.mark.parametrize("end", ["eof", "SIGTERM", "SIGINT", "SIGHUP"])
-async def test_the_server_ends_in_time_and_takes_its_kernels_along(
+async def test_the_server_ends_in_time_and_the_next_one_has_its_variables(
     short_dir: Path, end: str, is_busy: bool
 ) -> None:
     async with raw_server([sys.executable, str(LOCAL_SERVER), str(short_dir)]) as client:
         kernel_pid = int(await client.run("import os\nos.getpid()"))
         assert is_running(kernel_pid)
+        await client.run("kept = 6 * 7\nkept")
         if is_busy:
             await client.send(
                 "tools/call",
@@ -51,8 +52,13 @@ async def test_the_server_ends_in_time_and_takes_its_kernels_along(
             code = await client.process.wait()
         await wait_gone(kernel_pid)
     assert code == (130 if end == "SIGINT" else 0)
-    sessions = short_dir / "state" / "sessions"
-    assert not sessions.exists() or not list(sessions.iterdir())
+    assert list((short_dir / "run").iterdir()) == []
+    async with raw_server([sys.executable, str(LOCAL_SERVER), str(short_dir)]) as client:
+        assert await client.run("kept") == "42"
+        await client.request(
+            "tools/call", {"name": "sage_close", "arguments": {"session": "default"}}
+        )
+        assert list((short_dir / "state" / "sessions").iterdir()) == []
 
 
 async def test_a_server_without_an_engine_answers_and_says_what_to_do(short_dir: Path) -> None:
@@ -67,7 +73,7 @@ async def test_a_server_without_an_engine_answers_and_says_what_to_do(short_dir:
     )
     with anyio.fail_after(HANG_GUARD_S):
         async with Client(parameters, mode="auto") as client:
-            assert len((await client.list_tools()).tools) == 8
+            assert len((await client.list_tools()).tools) == 10
             result = await client.call_tool("sage_run", {"code": "1"})
             assert is_error(result)
             assert "engine" in text_of(result).lower()

@@ -28,7 +28,10 @@ TOOLS = [
     "sage_sessions",
     "sage_restart",
     "sage_close",
+    "sage_variables",
+    "sage_checkpoint",
 ]
+READING_TOOLS = {"sage_output", "sage_sessions", "sage_variables"}
 
 
 async def test_tools_are_few_small_described_and_in_a_fixed_order(memory_client: Client) -> None:
@@ -43,7 +46,7 @@ async def test_tools_are_few_small_described_and_in_a_fixed_order(memory_client:
         assert tool.description
         assert len(tool.description.encode()) < 2048
         assert tool.annotations is not None
-        assert tool.annotations.read_only_hint is (tool.name in ("sage_output", "sage_sessions"))
+        assert tool.annotations.read_only_hint is (tool.name in READING_TOOLS)
 
 
 async def test_the_server_introduces_itself_in_under_2_kb(memory_client: Client) -> None:

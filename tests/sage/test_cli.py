@@ -125,11 +125,31 @@ def test_a_named_session_keeps_its_variables_from_command_to_command(
     (image,) = images.iterdir()
     assert image.read_bytes().startswith(b"\x89PNG")
     (entry,) = printed_json(sagebroker("sessions", "list", "--json"))
-    assert (entry["name"], entry["state"], entry["keep"]) == ("work", "waiting", True)
+    assert (entry["name"], entry["state"], entry["on_end"]) == ("work", "waiting", "stay")
+    shown = printed_json(sagebroker("sessions", "show", "work", "--json"))
+    words = [happened["word"] for happened in shown["events"]]
+    assert words == ["session.opened", "session.adopted", "session.adopted"]
     assert printed_json(sagebroker("sessions", "restart", "work", "--json"))["done"] == "restarted"
     assert "NameError" in sagebroker("run", "-s", "work", "-c", "answer").stderr
     assert printed_json(sagebroker("sessions", "close", "work", "--json"))["done"] == "closed"
     assert printed_json(sagebroker("sessions", "list", "--json")) == []
+
+
+def test_variables_are_listed_saved_and_restored_from_command_to_command(
+    sagebroker: Command,
+) -> None:
+    assert sagebroker("run", "-s", "work", "-c", "K.<a> = NumberField(x^3 - 2)").returncode == 0
+    listed = printed_json(sagebroker("sessions", "variables", "work", "--json"))
+    assert {v["name"] for v in listed["variables"]} == {"K", "a"}
+    saved = printed_json(sagebroker("sessions", "save", "work", "--label", "field", "--json"))
+    assert (saved["missing"], saved["error"]) == ([], "")
+    assert sagebroker("run", "-s", "work", "-c", "a = 0").returncode == 0
+    known = printed_json(sagebroker("sessions", "checkpoints", "work", "--json"))
+    assert "field" in [info["label"] for info in known]
+    assert sagebroker("sessions", "restore", "work", "none-such").returncode == 2
+    assert sagebroker("sessions", "restore", "work", "field").returncode == 0
+    assert sagebroker("run", "-s", "work", "-c", "a^3").stdout == "2\n"
+    assert sagebroker("sessions", "close", "work").returncode == 0
 
 
 def test_json_has_the_result_in_all_its_forms(sagebroker: Command) -> None:
@@ -212,7 +232,7 @@ def test_images_that_cannot_be_saved_cost_no_result(sagebroker: Command, short_d
 
 
 def test_opening_a_session_tells_what_became_of_its_variables(sagebroker: Command) -> None:
-    printed_json(sagebroker("sessions", "open", "work", "--json"))
+    assert sagebroker("run", "-s", "work", "-c", "answer = 41").returncode == 0
     (entry,) = printed_json(sagebroker("sessions", "list", "--json"))
     client = docker.from_env(version="auto")
     try:
@@ -221,7 +241,9 @@ def test_opening_a_session_tells_what_became_of_its_variables(sagebroker: Comman
         client.close()
     done = sagebroker("sessions", "open", "work")
     assert done.returncode == 0
-    assert "ended while nobody was connected" in done.stderr
+    told = " ".join(done.stderr.split())
+    assert "The container ended while nobody was connected." in told
+    assert "1 variables as they were after In[1]" in told
     assert printed_json(sagebroker("sessions", "open", "work", "--json"))["notices"] == []
 
 

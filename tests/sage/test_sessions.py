@@ -11,7 +11,7 @@ import pytest
 from tests.cells import ended, result, started
 
 from sagebroker.broker import Broker
-from sagebroker.config import BrokerConfig, ContainerConfig
+from sagebroker.config import BrokerConfig, ContainerConfig, HibernationConfig
 from sagebroker.model import CellStatus, ExitCause
 
 pytestmark = [pytest.mark.sage, pytest.mark.docker]
@@ -69,6 +69,7 @@ async def test_out_of_memory_ends_the_kernel_alone_and_names_the_limit(
         assert "limit 1 GiB" in cell.notices[0]
         assert session.container == container
         assert result(await ended(session, "open('f').read()")) == "'there'"
+        await broker.close_session("default")
 
 
 @pytest.mark.core
@@ -158,16 +159,18 @@ async def test_a_kept_session_survives_its_broker(config: BrokerConfig, sage_ima
         await second.close_session("work")
 
 
-async def test_what_a_killed_broker_left_is_removed_by_the_next(
+async def test_what_a_killed_broker_left_that_was_not_to_sleep_is_removed_by_the_next(
     config: BrokerConfig, sage_image: str
 ) -> None:
+    config = config.model_copy(update={"hibernation": HibernationConfig(at_end=False)})
     code = (
         "import anyio, os, sys\n"
         "from pathlib import Path\n"
         "from sagebroker.broker import Broker\n"
         "from sagebroker.config import BrokerConfig\n"
         "async def main():\n"
-        "    c = BrokerConfig(state_dir=Path(sys.argv[1]), runtime_dir=Path(sys.argv[2]))\n"
+        "    c = BrokerConfig(state_dir=Path(sys.argv[1]), runtime_dir=Path(sys.argv[2]),\n"
+        "                     hibernation={'at_end': False})\n"
         "    async with Broker(c) as broker:\n"
         "        await broker.open_session('default')\n"
         "        os.kill(os.getpid(), 9)\n"

@@ -1,4 +1,4 @@
-"""Ending the real stdio server: no container, no socket, no file is left."""
+"""Ending the real stdio server: no container and no socket is left, and the variables are."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 
 import anyio
 import pytest
+from tests.cells import ended, result
 from tests.interaction.raw_client import CLIENT_PATIENCE_S, raw_server
 
 from sagebroker.broker import Broker
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.sage
 
 
 @pytest.mark.parametrize("end", ["eof", "SIGTERM", "SIGINT"])
-async def test_nothing_of_a_server_is_left_when_it_has_ended(
+async def test_a_server_that_has_ended_leaves_its_variables_and_nothing_else(
     config: BrokerConfig, sage_image: str, end: str
 ) -> None:
     env = {
@@ -28,6 +29,7 @@ async def test_nothing_of_a_server_is_left_when_it_has_ended(
     }
     async with raw_server([sys.executable, "-m", "sagebroker", "mcp"], env) as client:
         assert await client.run("factor(2^64 + 1)") == "274177 * 67280421310721"
+        await client.run("R.<x> = QQ[]\nf = x^4 - 1\nf")
         await client.send(
             "tools/call", {"name": "sage_run", "arguments": {"code": "while True: pass"}}
         )
@@ -40,5 +42,7 @@ async def test_nothing_of_a_server_is_left_when_it_has_ended(
     async with Broker(config) as broker:
         runtime = await broker.runtime()
         assert await runtime.list(broker.own_labels) == []
-    assert not list((config.state_dir / "sessions").glob("*"))
-    assert not list(config.runtime_dir.glob("*"))
+        assert not list(config.runtime_dir.glob("*"))
+        session = await broker.awake("default")
+        assert result(await ended(session, "factor(f)")) == "(x - 1) * (x + 1) * (x^2 + 1)"
+        await broker.close_session("default")

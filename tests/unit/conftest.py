@@ -1,4 +1,4 @@
-"""What tests of files and containers need: an ordinary user, and a launcher on an engine in memory."""
+"""What tests of files and containers need: an ordinary user, a store, and an engine in memory."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from tests.unit.store_rows import session_row
+from tests.unit.transcripts import ID, Scene
 
 from sagebroker.config import BrokerConfig
 from sagebroker.session.launch import Launcher
+from sagebroker.session.opener import Opener
 from sagebroker.store.folders import StateFolder
+from sagebroker.store.store import Store
 from sagebroker.testing.fake_runtime import FakeRuntime
 
 NOBODY = 65_534
@@ -54,6 +58,16 @@ def installation(config: BrokerConfig) -> StateFolder:
 
 
 @pytest.fixture
+async def store(installation: StateFolder) -> AsyncIterator[Store]:
+    """The store of `installation`, as a broker opens it."""
+    installation.open()
+    async with Store.open(
+        installation.database, lambda session: installation.folder(session).outputs
+    ) as store:
+        yield store
+
+
+@pytest.fixture
 async def engine(sage_image: str) -> AsyncIterator[FakeRuntime]:
     runtime = FakeRuntime(images={sage_image: "sha256:" + "0" * 64})
     yield runtime
@@ -69,9 +83,29 @@ async def launcher(
     async def runtime() -> FakeRuntime:
         return engine
 
-    launcher = Launcher(config, installation, installation.open(), runtime)
+    launcher = Launcher(config, installation.open(), runtime)
     yield launcher
     engine.is_down = False
     if config.runtime_dir.exists():
         for path in config.runtime_dir.iterdir():
             await launcher.discard(path.name)
+
+
+@pytest.fixture
+def opener(
+    config: BrokerConfig, launcher: Launcher, installation: StateFolder, store: Store
+) -> Opener:
+    return Opener(config, launcher, installation, store)
+
+
+@pytest.fixture
+async def known(store: Store, installation: StateFolder) -> Store:
+    """A store that knows a session."""
+    installation.create(ID).unlock()
+    await store.call(lambda db: db.add_session(session_row(ID)))
+    return store
+
+
+@pytest.fixture
+def scene(known: Store) -> Scene:
+    return Scene(known)

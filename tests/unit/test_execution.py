@@ -40,6 +40,14 @@ def test_an_execution_goes_through_its_phases() -> None:
     assert (execution.status, execution.execution_count) == ("ok", 3)
 
 
+@pytest.mark.parametrize("count", [2**53, 2**70, -1, "3", True, None])
+def test_a_prompt_number_that_no_honest_kernel_gives_is_none(count: object) -> None:
+    told = _message("iopub", "execute_input", execution_count=count)
+    replied = _message("shell", "execute_reply", status="ok", execution_count=count)
+    assert _fed(told, replied).execution_count is None
+    assert _fed(OK, told).execution_count == 3
+
+
 @pytest.mark.parametrize("order", [(OK, IDLE), (IDLE, OK), (BUSY, IDLE, OK)])
 def test_reply_and_idle_end_it_in_either_order(order: tuple[Message, ...]) -> None:
     execution = _fed(*order)

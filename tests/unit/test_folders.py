@@ -1,4 +1,4 @@
-"""Records, locks and folders of sessions."""
+"""Locks and folders of sessions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,27 +18,7 @@ from sagebroker.errors import (
     SessionInUseError,
     StorageError,
 )
-from sagebroker.store import folders as folders_module
-from sagebroker.store.folders import (
-    RECORD_LIMIT_BYTES,
-    SessionFolder,
-    SessionRecord,
-    StateFolder,
-)
-
-
-def record(session_id: str, *, name: str = "work", keep: bool = True) -> SessionRecord:
-    return SessionRecord(
-        id=session_id,
-        name=name,
-        keep=keep,
-        created="2026-01-02T03:04:05+00:00",
-        uid=200_001,
-        wire_id="w",
-        kernelspec="sagemath",
-        image="i:1",
-        memory_bytes=2**30,
-    )
+from sagebroker.store.folders import SessionFolder, StateFolder
 
 
 @pytest.fixture
@@ -58,42 +37,6 @@ def test_a_state_folder_that_cannot_be_written_is_told_with_the_setting(tmp_path
     (tmp_path / "state").write_text("a file in its place")
     with pytest.raises(ConfigError, match="SAGEBROKER_STATE_DIR"):
         StateFolder(tmp_path / "state").open()
-
-
-def test_a_record_comes_back_as_it_was_written(state: StateFolder) -> None:
-    folder = state.create("aaaaaaaaaa")
-    folder.write(record("aaaaaaaaaa"))
-    assert SessionFolder(folder.path).read() == record("aaaaaaaaaa")
-    folder.unlock()
-
-
-@pytest.mark.parametrize("damage", ["", "{", "[]", '{"id": 1}', "null"])
-def test_a_damaged_record_is_none_and_stays_where_it_is(state: StateFolder, damage: str) -> None:
-    folder = state.create("aaaaaaaaaa")
-    (folder.path / "session.json").write_text(damage)
-    assert folder.read() is None
-    assert (folder.path / "session.json").read_text() == damage
-    folder.unlock()
-
-
-def test_fields_of_a_later_version_are_ignored(state: StateFolder) -> None:
-    folder = state.create("aaaaaaaaaa")
-    folder.write(record("aaaaaaaaaa"))
-    path = folder.path / "session.json"
-    path.write_text(path.read_text().replace("{", '{"later": 1,', 1))
-    assert folder.read() == record("aaaaaaaaaa")
-    folder.unlock()
-
-
-def test_only_kept_sessions_are_found_by_name(state: StateFolder) -> None:
-    for session_id, keep in (("aaaaaaaaaa", False), ("bbbbbbbbbb", True)):
-        folder = state.create(session_id)
-        folder.write(record(session_id, keep=keep))
-        folder.unlock()
-    found = state.find_kept("work")
-    assert found is not None
-    assert found.id == "bbbbbbbbbb"
-    assert state.find_kept("other") is None
 
 
 def test_a_second_process_cannot_take_a_session_and_is_told_who_has_it(state: StateFolder) -> None:
@@ -145,35 +88,6 @@ def test_deleting_a_session_follows_no_link(state: StateFolder, tmp_path: Path) 
     assert (outside / "precious").read_text() == "x"
 
 
-def test_what_was_not_told_yet_is_kept_with_the_record(state: StateFolder) -> None:
-    folder = state.create("aaaaaaaaaa")
-    told = replace(record("aaaaaaaaaa"), generation=3, notices=("One.", "Two."))
-    folder.write(told)
-    assert folder.read() == told
-    folder.delete()
-
-
-def test_notices_never_make_a_record_too_long_to_be_read(state: StateFolder) -> None:
-    folder = state.create("aaaaaaaaaa")
-    notices = tuple(f"{n} " + "x" * (RECORD_LIMIT_BYTES // 4) for n in range(6))
-    folder.write(replace(record("aaaaaaaaaa"), notices=notices))
-    found = folder.read()
-    assert found is not None
-    assert found.notices == notices[-len(found.notices) :]
-    assert len(found.notices) >= 3
-    folder.delete()
-
-
-def test_a_record_that_cannot_be_written_is_told_with_what_to_do(state: StateFolder) -> None:
-    folder = state.create("aaaaaaaaaa")
-    folder.write(record("aaaaaaaaaa"))
-    (folder.path / "session.new").mkdir()
-    with pytest.raises(StorageError, match="SAGEBROKER_STATE_DIR"):
-        folder.write(record("aaaaaaaaaa", name="other"))
-    assert folder.read() == record("aaaaaaaaaa")
-    folder.delete()
-
-
 def test_the_lock_of_a_removed_session_is_not_made_anew(state: StateFolder) -> None:
     folder = state.create("aaaaaaaaaa")
     onlooker = SessionFolder(folder.path)
@@ -217,7 +131,7 @@ def test_sessions_come_and_go_under_the_eyes_of_others(state: StateFolder) -> No
         while not ended.is_set():
             try:
                 for folder in state.list():
-                    folder.read()
+                    folder.blank_since()
                     folder.owner()
                     try:
                         folder.lock()
@@ -245,11 +159,9 @@ def test_sessions_come_and_go_under_the_eyes_of_others(state: StateFolder) -> No
 
 def test_a_session_that_is_being_removed_is_no_session_any_more(state: StateFolder) -> None:
     folder = state.create("aaaaaaaaaa")
-    folder.write(record("aaaaaaaaaa"))
     folder.unlock()
     folder.path.rename(state.sessions / ".gone-aaaaaaaaaa")
     assert state.list() == []
-    assert state.find_kept("work") is None
     state.open()
     assert list(state.sessions.iterdir()) == []
 
@@ -297,11 +209,28 @@ print(list(state.sessions.iterdir()))
 
 def test_a_session_that_is_there_is_not_made_again_nor_harmed(state: StateFolder) -> None:
     folder = state.create("aaaaaaaaaa")
-    folder.write(record("aaaaaaaaaa"))
+    (folder.files / "f").write_text("somebody's")
     with pytest.raises(StorageError, match="cannot be made"):
         state.create("aaaaaaaaaa")
-    assert folder.read() == record("aaaaaaaaaa")
+    assert (folder.files / "f").read_text() == "somebody's"
+    assert SessionFolder(folder.path).owner() == os.getpid()
     folder.delete()
+
+
+def test_a_session_that_cannot_be_made_whole_is_told_and_leaves_nothing(
+    state: StateFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mkdir = os.mkdir
+
+    def full(path: Path, *rest: int) -> None:
+        if Path(path).name == "checkpoints":
+            raise OSError(28, "No space left on device")
+        mkdir(path, *rest)
+
+    monkeypatch.setattr(os, "mkdir", full)
+    with pytest.raises(StorageError, match=r"No space left.*SAGEBROKER_STATE_DIR"):
+        state.create("aaaaaaaaaa")
+    assert list(state.sessions.iterdir()) == []
 
 
 def test_sessions_that_cannot_be_listed_are_not_none(state: StateFolder) -> None:
@@ -338,20 +267,6 @@ def test_the_longer_number_of_a_killed_owner_does_not_stay(state: StateFolder) -
     folder.delete()
 
 
-def test_names_are_given_away_by_one_at_a_time(
-    state: StateFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(folders_module, "NAMES_LIMIT_S", 0.05)
-    with (
-        state.names_lock(),
-        pytest.raises(SessionInUseError, match="Try again"),
-        state.names_lock(),
-    ):
-        pass
-    with state.names_lock():
-        assert (state.path / "names.lock").exists()
-
-
 def test_only_a_folder_with_nothing_in_it_is_blank(state: StateFolder) -> None:
     folder = state.create("aaaaaaaaaa")
     since = folder.blank_since()
@@ -364,6 +279,9 @@ def test_only_a_folder_with_nothing_in_it_is_blank(state: StateFolder) -> None:
     assert folder.blank_since() is None
     (folder.checkpoints / "c").unlink()
     assert folder.blank_since() is not None
-    (folder.path / "session.json").write_text("{")
+    folder.outputs.mkdir()
+    assert folder.blank_since() is not None
+    (folder.outputs / "1-1.json").touch()
     assert folder.blank_since() is None
     folder.delete()
+    assert folder.blank_since() is None

@@ -68,6 +68,8 @@ def test_the_cause_of_an_exit_is_told(tmp_path: Path, last_exit: object, cause: 
         '{"state": 1}',
         "[" * 10_000,
         json.dumps({**GOOD, "generation": "x"}),
+        json.dumps({**GOOD, "generation": -1}),
+        json.dumps({**GOOD, "generation": 2**63}),
     ],
 )
 def test_nonsense_is_no_status(tmp_path: Path, text: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.unit.manifests import MANIFEST, write
 
 from sagebroker.inside import shelf
 from sagebroker.kernel import checkpoints as host
@@ -20,28 +21,6 @@ from sagebroker.kernel.checkpoints import (
     state_expression,
     variables_expression,
 )
-
-MANIFEST: dict[str, Any] = {
-    "version": 1,
-    "number": 7,
-    "cell": 4,
-    "generation": 2,
-    "saved_at": 1000.5,
-    "seconds": 0.1,
-    "bytes": 2000,
-    "count": 2,
-    "names": ["a", "b"],
-    "types": ["int", "list"],
-    "missing": [{"name": "g", "type": "generator", "reason": "why"}],
-    "files": {},
-}
-
-
-def write(folder: Path, number: int, **changes: Any) -> Path:
-    place = folder / str(number)
-    place.mkdir()
-    (place / "manifest.json").write_text(json.dumps({**MANIFEST, **changes}))
-    return place / "manifest.json"
 
 
 def numbers(folder: Path) -> list[int]:

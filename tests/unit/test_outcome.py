@@ -12,9 +12,11 @@ from sagebroker.protocol.execution import Execution
 from sagebroker.protocol.messages import Message
 from sagebroker.session.outcome import (
     death_sentence,
+    ended_unsaved,
     fate_sentence,
     final_status,
     stop_sentence,
+    wake_sentence,
 )
 
 SIGINT = LadderOutcome(rung="sigint", elapsed_ms=200, variables_kept=True)
@@ -119,3 +121,19 @@ def test_where_nothing_is_back_the_loss_is_owned_up_to(restore: RestoreReport | 
 def test_out_of_memory_names_the_limit() -> None:
     report = ExitReport(cause=ExitCause.OUT_OF_MEMORY, generation=1, memory_limit_bytes=3 * 2**29)
     assert "limit 1.5 GiB" in death_sentence(report)
+
+
+def test_a_session_that_wakes_tells_what_it_has_and_what_is_missing() -> None:
+    sentence = wake_sentence("work", restored(age_s=7200.0, missing=(("g", "a generator"),)))
+    assert sentence.startswith("Session 'work' was asleep and is awake again, with 5 variables")
+    assert "after In[17], 2 h ago. Missing: g (a generator)." in sentence
+    for restore in (None, restored(number=None)):
+        assert "It has no variables; the files" in wake_sentence("work", restore)
+    failed = wake_sentence("work", restored(number=None, error="no space left"))
+    assert "It has no variables (restoring failed: no space left)" in failed
+
+
+def test_what_could_not_be_saved_at_the_end_is_owned_up_to() -> None:
+    assert "the disk is full; what the checkpoint before has is kept" in ended_unsaved(
+        "the disk is full"
+    )

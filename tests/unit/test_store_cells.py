@@ -167,6 +167,56 @@ def test_all_of_a_save_is_stored_or_nothing(store: Database) -> None:
     assert files_of(store) == []
 
 
+def large(text: str) -> tuple[str, dict[str, Any]]:
+    return "stream", {"name": "stdout", "text": text + LARGE}
+
+
+def test_outputs_anew_take_the_place_of_the_old_with_their_files(store: Database) -> None:
+    store.save(
+        cells=[cell_row(1), cell_row(2)],
+        outputs={(ID, 1): [STREAM, large("a"), large("b")], (ID, 2): [large("c")]},
+    )
+    store.save(outputs={(ID, 1): [large("d"), STREAM], (ID, 2): [STREAM]}, anew={(ID, 1)})
+    assert contents_of(store) == [large("d"), STREAM]
+    assert contents_of(store, 2) == [large("c"), STREAM], "only of the cells that are meant"
+    found = store.cell(ID, 1)
+    assert found is not None
+    assert found.output_count == 2
+    (new, other) = files_of(store)
+    assert found.output_bytes == new.stat().st_size + len('{"name":"stdout","text":"1\\n"}')
+    assert other.name == "2-1.json"
+
+
+def test_a_place_is_not_given_again_to_outputs_that_come_anew(store: Database) -> None:
+    # A file of the new ones would take the place of one that is needed if this is not stored after all.
+    store.save(cells=[cell_row()], outputs={(ID, 1): [STREAM, large("a")]})
+    store.save(outputs={(ID, 1): [large("b")]}, anew={(ID, 1)})
+    store.save(outputs={(ID, 1): [STREAM]})
+    store.save(cells=[cell_row()], outputs={(ID, 1): [STREAM, STREAM]}, anew=[(ID, 1)])
+    assert [row.seq for row in store.outputs(ID, 1)] == [5, 6]
+    assert files_of(store) == []
+
+
+def test_outputs_anew_that_are_none_leave_none(store: Database) -> None:
+    store.save(cells=[cell_row()], outputs={(ID, 1): [STREAM, large("a")]})
+    store.save(outputs={(ID, 1): []}, anew={(ID, 1)})
+    assert contents_of(store) == []
+    found = store.cell(ID, 1)
+    assert found is not None
+    assert (found.output_count, found.output_bytes) == (0, 0)
+    assert files_of(store) == []
+
+
+def test_outputs_anew_that_are_refused_leave_the_old_ones_whole(store: Database) -> None:
+    store.save(cells=[cell_row()], outputs={(ID, 1): [large("a"), STREAM]})
+    before = store.cell(ID, 1)
+    with pytest.raises(StorageError, match="has no cell 7"):
+        store.save(outputs={(ID, 1): [large("b")], (ID, 7): [STREAM]}, anew={(ID, 1), (ID, 7)})
+    assert contents_of(store) == [large("a"), STREAM]
+    assert store.cell(ID, 1) == before
+    assert [path.name for path in files_of(store)] == ["1-1.json"]
+
+
 def test_nothing_is_saved_of_a_session_that_is_gone(store: Database) -> None:
     with pytest.raises(SessionGoneError, match="closed meanwhile"):
         store.save(cells=[cell_row(1), cell_row(1, "bbbbbbbbbb")])

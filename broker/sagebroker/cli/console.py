@@ -14,7 +14,14 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from sagebroker.errors import BrokerError, ConfigError, SessionNameError, SessionNotFoundError
+from sagebroker.errors import (
+    BrokerError,
+    CheckpointLabelError,
+    CheckpointNotFoundError,
+    ConfigError,
+    SessionNameError,
+    SessionNotFoundError,
+)
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -61,11 +68,20 @@ def complain(text: str) -> None:
     err.print(f"[red]error:[/] {escape(text)}")
 
 
+_USAGE = (
+    CheckpointLabelError,
+    CheckpointNotFoundError,
+    ConfigError,
+    SessionNameError,
+    SessionNotFoundError,
+)
+"""Errors of whoever typed the command."""
+
+
 def fail(error: BrokerError) -> NoReturn:
     """Say what went wrong and leave with its exit code."""
     complain(str(error))
-    is_usage = isinstance(error, ConfigError | SessionNameError | SessionNotFoundError)
-    raise typer.Exit(EXIT_USAGE if is_usage else EXIT_UNSERVED)
+    raise typer.Exit(EXIT_USAGE if isinstance(error, _USAGE) else EXIT_UNSERVED)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from sagebroker.cli.doctor import doctor
 from sagebroker.cli.image import image_app
 from sagebroker.cli.run import run
 from sagebroker.cli.sessions import sessions_app
+from sagebroker.cli.state import add_state_commands
 from sagebroker.config import BrokerConfig
 from sagebroker.errors import BrokerError
 from sagebroker.logs import set_up_logging
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 app.command()(run)
 app.command()(doctor)
+add_state_commands(sessions_app)
 app.add_typer(sessions_app, name="sessions")
 app.add_typer(image_app, name="image")
 

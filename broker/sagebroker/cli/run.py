@@ -171,7 +171,7 @@ async def compute(
                 )
                 for notice in session.take_notices():
                     err.print(notice, style="yellow", markup=False)
-                cell = session.submit(code, time_limit_s=time_limit_s)
+                cell = session.submit(code, time_limit_s=time_limit_s, author="cli")
                 interruption.concern(session, cell)
                 await _follow(session, cell, quiet=quiet)
         tg.cancel_scope.cancel()
@@ -191,7 +191,7 @@ async def _follow(session: Session, cell: Cell, *, quiet: bool) -> None:
         # As a pipe's end stops any other program.
         await session.cancel(cell, "request")
         raise
-    cell.told = True
+    cell.tell()
 
 
 def _print_new(cell: Cell, shown: dict[str, int]) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime
+from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +15,7 @@ from sagebroker.cli.console import err, out, print_json, run_async
 from sagebroker.config import BrokerConfig
 from sagebroker.model import utcnow
 from sagebroker.session.catalogue import Catalogue, CatalogueEntry
+from sagebroker.store.records import EventRow
 
 sessions_app = typer.Typer(no_args_is_help=True, help="List, open and end sessions.")
 
@@ -33,39 +35,44 @@ def list_sessions(context: typer.Context, as_json: Json = False) -> None:
             "No sessions. An MCP client opens some, and so does: sagebroker sessions open NAME"
         )
         return
-    table = Table("name", "id", "state", "process", "stays", "age", "memory limit")
+    table = Table("name", "id", "state", "process", "at its end", "age", "memory limit")
     for entry in entries:
         table.add_row(
-            entry.record.name,
-            entry.record.id,
+            entry.row.name,
+            entry.row.id,
             entry.state,
             str(entry.owner or "-"),
-            "yes" if entry.record.keep else "no",
+            entry.row.on_end,
             _age(entry),
-            f"{entry.record.memory_bytes / 2**30:.3g} GiB",
+            f"{entry.row.memory_bytes / 2**30:.3g} GiB",
         )
     out.print(table)
 
 
 @sessions_app.command("show")
 def show(context: typer.Context, name: Name, as_json: Json = False) -> None:
-    """One session in full."""
+    """One session in full, with what has happened to it."""
 
-    async def act(catalogue: Catalogue) -> CatalogueEntry:
-        return await catalogue.find(name)
+    async def act(catalogue: Catalogue) -> tuple[CatalogueEntry, Sequence[EventRow]]:
+        entry = await catalogue.find(name)
+        return entry, await catalogue.events(entry)
 
-    entry = run_async(_with_catalogue, context.obj, act)
+    entry, events = run_async(_with_catalogue, context.obj, act)
     values = _as_json(entry)
     if as_json:
-        print_json(values)
-    else:
-        for key, value in values.items():
-            out.print(f"{key:15} {value}", markup=False)
+        print_json(values | {"events": [asdict(happened) for happened in events]})
+        return
+    for key, value in values.items():
+        out.print(f"{key:15} {value}", markup=False)
+    for happened in events:
+        at = datetime.fromtimestamp(happened.at, UTC).isoformat(timespec="seconds")
+        detail = " ".join(f"{key}={value}" for key, value in happened.detail.items())
+        out.print(f"{at} {happened.word} {detail}", markup=False)
 
 
 @sessions_app.command("open")
 def open_session(context: typer.Context, name: Name, as_json: Json = False) -> None:
-    """Open a session that stays; its kernel waits for the next client."""
+    """Open a session whose kernel runs on; it waits for the next client."""
 
     async def act(config: BrokerConfig) -> dict[str, Any]:
         from sagebroker.broker import Broker
@@ -86,7 +93,7 @@ def open_session(context: typer.Context, name: Name, as_json: Json = False) -> N
 
 @sessions_app.command("close")
 def close(context: typer.Context, name: Name, as_json: Json = False) -> None:
-    """Remove a session with its kernel, variables and files."""
+    """Remove a session, also one that sleeps, with its variables and files."""
 
     async def act(catalogue: Catalogue) -> CatalogueEntry:
         entry = await catalogue.find(name)
@@ -139,23 +146,24 @@ async def _catalogue(config: BrokerConfig) -> AsyncIterator[Catalogue]:
 
 def _report(entry: CatalogueEntry, done: str, *, as_json: bool) -> None:
     if as_json:
-        print_json({"name": entry.record.name, "id": entry.record.id, "done": done})
+        print_json({"name": entry.row.name, "id": entry.row.id, "done": done})
     else:
-        out.print(f"Session {entry.record.name!r} {done}.", markup=False)
+        out.print(f"Session {entry.row.name!r} {done}.", markup=False)
 
 
 def _as_json(entry: CatalogueEntry) -> dict[str, Any]:
     container = entry.container
     return {
-        "name": entry.record.name,
-        "id": entry.record.id,
+        "name": entry.row.name,
+        "id": entry.row.id,
         "state": entry.state,
         "process": entry.owner,
-        "keep": entry.record.keep,
-        "created": entry.record.created,
-        "kernelspec": entry.record.kernelspec,
-        "image": entry.record.image,
-        "memory_bytes": entry.record.memory_bytes,
+        "on_end": entry.row.on_end,
+        "hibernate": entry.row.hibernate,
+        "created": entry.row.created,
+        "kernelspec": entry.row.kernelspec,
+        "image": entry.row.image,
+        "memory_bytes": entry.row.memory_bytes,
         "container": container.name if container else None,
         "container_state": container.state if container else None,
         "files": str(entry.folder.files),
@@ -163,7 +171,7 @@ def _as_json(entry: CatalogueEntry) -> dict[str, Any]:
 
 
 def _age(entry: CatalogueEntry) -> str:
-    seconds = (utcnow() - datetime.fromisoformat(entry.record.created)).total_seconds()
+    seconds = (utcnow() - datetime.fromisoformat(entry.row.created)).total_seconds()
     for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
         if seconds >= size:
             return f"{seconds / size:.0f} {unit}"

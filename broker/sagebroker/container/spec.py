@@ -21,6 +21,8 @@ LABEL_GENERATION = LABEL_PREFIX + "generation"
 LABEL_IMAGE_DIGEST = LABEL_PREFIX + "image-digest"
 LABEL_CONFIG_HASH = LABEL_PREFIX + "config-hash"
 LABEL_CREATED = LABEL_PREFIX + "created"
+LABEL_RUNTIME = LABEL_PREFIX + "runtime-folder"
+"""Where its sockets are; a process with another configuration cannot reach its kernel."""
 
 MOUNT_TARGETS = frozenset(
     {"/run/kernel", "/run/kernel/s", "/files", "/opt/sagebroker", "/checkpoint"}

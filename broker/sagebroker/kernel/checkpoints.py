@@ -265,6 +265,11 @@ def _variable(entry: dict[str, Any]) -> Variable:
     )
 
 
+def is_label(text: str) -> bool:
+    """Whether a checkpoint can have this label."""
+    return _LABEL.fullmatch(text) is not None
+
+
 def state_expression(*, write: bool = False, label: str = "") -> str:
     """What the kernel shall evaluate, in a silent request, to say how far its checkpoints are.
 

@@ -19,6 +19,9 @@ REPORT_LIMIT_BYTES = 65_536
 MISSING_LIMIT = 50
 """Missing variables told by name; a report of more is cut."""
 
+GENERATION_LIMIT = 2**53
+"""No keeper counts so far; the store holds no number beyond 64 bits."""
+
 _SIGKILL = 9
 
 
@@ -112,7 +115,7 @@ def read_status(folder: Path) -> KeeperStatus | None:
         last_exit = values.get("last_exit")
         return KeeperStatus(
             state=str(values["state"]),
-            generation=int(values["generation"]),
+            generation=_generation(values["generation"]),
             interrupts=int(values["interrupts"]),
             replacements=int(values["replacements"]),
             oom_kills=int(values.get("oom_kills") or 0),
@@ -125,6 +128,13 @@ def read_status(folder: Path) -> KeeperStatus | None:
 
 def _read_json(path: Path) -> dict[str, Any] | None:
     return parse_object(read_bounded(path, REPORT_LIMIT_BYTES))
+
+
+def _generation(value: Any) -> int:
+    generation = int(value)
+    if not 0 <= generation < GENERATION_LIMIT:
+        raise ValueError("no number that a keeper counts to")
+    return generation
 
 
 def _integer(value: object) -> int | None:

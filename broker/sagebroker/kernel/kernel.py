@@ -14,6 +14,8 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import anyio
 import zmq.asyncio
@@ -27,6 +29,7 @@ from sagebroker.kernel.guard import MemoryGuard
 from sagebroker.kernel.heartbeat import Heartbeat
 from sagebroker.kernel.host import KernelHost
 from sagebroker.kernel.router import MessageRouter
+from sagebroker.kernel.running import Follower, MessageTaker, RunningCell, execute_request
 from sagebroker.kernel.start import wait_forked
 from sagebroker.logs import event
 from sagebroker.model import ExitCause, ExitReport
@@ -137,31 +140,88 @@ class Kernel:
             await self.first(answered)
 
     @asynccontextmanager
-    async def executing(self, code: str, outputs: OutputFold) -> AsyncIterator[RunningCell]:
+    async def executing(
+        self, code: str, outputs: OutputFold, *, msg_id: str, on_message: MessageTaker
+    ) -> AsyncIterator[RunningCell]:
         """Send ``code``; inside the context its messages are received.
+
+        Args:
+            code: The cell's.
+            outputs: Where its outputs go.
+            msg_id: Of the request; a new one for each.
+            on_message: Called with each message that comes of it.
 
         Raises:
             KernelDiedError: The kernel is dead already; nothing was sent.
             WireError: The kernel takes no request; nothing was sent.
         """
+        await self._wait_usable()
+        running = RunningCell(Execution(msg_id, outputs), self, on_message)
+        with self._router.expect(msg_id, running.feed):
+            await self._channels.send(
+                "shell", "execute_request", execute_request(code), msg_id=msg_id
+            )
+            yield running
+
+    @asynccontextmanager
+    async def following(
+        self, journal: Path, outputs: OutputFold, *, msg_id: str, on_message: MessageTaker
+    ) -> AsyncIterator[RunningCell]:
+        """Go on with a cell that an earlier broker has sent.
+
+        Args:
+            journal: The file that the kernel keeps of it.
+            outputs: Where its outputs go, from its first on.
+            msg_id: Of its request.
+            on_message: Called with each message that comes of it.
+        """
+        follower = Follower(
+            journal,
+            self.host.connection.key,
+            self,
+            Execution(msg_id, outputs),
+            on_message=on_message,
+            wait_answering=self.wait_answering,
+        )
+        with self._router.expect(msg_id, follower.heard):
+            # At once, so that a cell that has ended is not taken for one that is to be stopped.
+            await follower.read()
+            async with anyio.create_task_group() as tg:
+                tg.start_soon(follower.run)
+                yield follower.running
+                tg.cancel_scope.cancel()
+
+    async def ask(self, expressions: dict[str, str]) -> dict[str, Any]:
+        """Have Python expressions evaluated silently: no output, no history, no prompt number.
+
+        To be bounded by the caller: it is answered after whatever runs before it.
+
+        Returns:
+            The kernel's answers by name, hostile input; empty where the kernel has ended.
+
+        Raises:
+            KernelDiedError: The kernel is dead already.
+            WireError: The kernel takes no request.
+        """
+        await self._wait_usable()
+        execution = Execution(ChannelSet.new_msg_id())
+        answered = anyio.Event()
+
+        def on_message(message: Message) -> None:
+            execution.feed(message, time.monotonic())
+            if execution.reply is not None:
+                answered.set()
+
+        with self._router.expect(execution.msg_id, on_message):
+            content = execute_request("", silent=True, expressions=expressions)
+            await self._channels.send("shell", "execute_request", content, msg_id=execution.msg_id)
+            await self.first(answered)
+        return execution.user_expressions
+
+    async def _wait_usable(self) -> None:
         await self.first(self._usable)
         if self.is_dead:
             raise KernelDiedError("The kernel has ended.")
-        msg_id = ChannelSet.new_msg_id()
-        running = RunningCell(Execution(msg_id, outputs), self)
-        with self._router.expect(msg_id, running.feed):
-            # One outstanding execute per session and no stop_on_error: an error must not abort
-            # what other clients of this kernel have queued.
-            content = {
-                "code": code,
-                "silent": False,
-                "store_history": True,
-                "user_expressions": {},
-                "allow_stdin": False,
-                "stop_on_error": False,
-            }
-            await self._channels.send("shell", "execute_request", content, msg_id=msg_id)
-            yield running
 
     async def look(self) -> None:
         """Read the keeper's status now."""
@@ -247,7 +307,7 @@ class Kernel:
             # Without a heartbeat the kernel is only watched less closely.
             _log.warning("No heartbeat of session %s: %s", self._session, error)
 
-    async def _wait_ready(self) -> None:
+    async def wait_ready(self) -> None:
         """Return when control answers, iopub is proven and the main thread has answered."""
         heard = anyio.Event()
         pending = {"control", "iopub"}
@@ -266,45 +326,6 @@ class Kernel:
             await self.wait_answering()
 
 
-class RunningCell:
-    """An execution in flight, with somebody waiting for it."""
-
-    def __init__(self, execution: Execution, kernel: Kernel) -> None:
-        self.execution = execution
-        self._kernel = kernel
-        self._gaps_before = kernel.gaps
-        self._changed = anyio.Event()
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether there is nothing more to wait for."""
-        return self._kernel.is_dead or self.execution.ended(time.monotonic())
-
-    @property
-    def output_lost(self) -> bool:
-        """Whether some of its output may be missing."""
-        return self.execution.idle_lost or self._kernel.gaps > self._gaps_before
-
-    def feed(self, message: Message) -> None:
-        """Take a message; called by the router."""
-        now = time.monotonic()
-        before = self.execution.next_check(now)
-        self.execution.feed(message, now)
-        if self.execution.ended(now) or self.execution.next_check(now) != before:
-            # Several wait for the end at times: each holds the event it found, so a new one is
-            # made here, not by a waiter.
-            changed, self._changed = self._changed, anyio.Event()
-            changed.set()
-
-    async def wait_ended(self) -> None:
-        """Return when the execution has ended, or its kernel is dead."""
-        while not self.has_ended:
-            now = time.monotonic()
-            check_at = self.execution.next_check(now)
-            with anyio.move_on_after(None if check_at is None else max(0.0, check_at - now)):
-                await self._kernel.first(self._changed)
-
-
 @asynccontextmanager
 async def open_kernel(
     host: KernelHost,
@@ -314,6 +335,7 @@ async def open_kernel(
     wire_id: str,
     session: str,
     ready_limit_s: float,
+    is_computing: bool = False,
 ) -> AsyncIterator[Kernel]:
     """Connect to the kernel that the keeper runs now, and yield it when it answers.
 
@@ -324,6 +346,8 @@ async def open_kernel(
         wire_id: ZeroMQ identity; the same for every incarnation of a session's kernel.
         session: Id of the session, for the log.
         ready_limit_s: Seconds it has to answer.
+        is_computing: It runs an earlier broker's cell and may not answer before that has ended: it is
+            yielded unasked, and `Kernel.wait_ready` is to be called later.
 
     Raises:
         KernelStartError: It does not answer in time, or died on the way; then with the report.
@@ -341,7 +365,8 @@ async def open_kernel(
         with anyio.move_on_after(max(0.0, deadline - time.monotonic())):
             try:
                 await tg.start(kernel._connect)  # noqa: SLF001
-                await kernel._wait_ready()  # noqa: SLF001
+                if not is_computing:
+                    await kernel.wait_ready()
                 is_ready = not kernel.is_dead
             except KernelError as error:
                 problem = error

@@ -11,12 +11,16 @@ from sagebroker.errors import ContainerError, KernelStartError
 from sagebroker.kernel.connection import SocketName
 from sagebroker.kernel.host import KernelHost
 from sagebroker.kernel.keeper import KeeperStatus
+from sagebroker.model import ExitCause, ExitReport
 
 POLL_S = 0.02
 """Time between looks at the keeper's status: nothing tells when it changes."""
 
 ENGINE_LOOK_INTERVAL_S = 0.5
 """Time between looks at the container, which may have ended at once."""
+
+REVIVE_LIMIT_S = 10.0
+"""Time the keeper has for a new kernel in place of one that had to be given up."""
 
 _SOCKETS: tuple[SocketName, ...] = ("shell", "control", "stdin", "iopub", "hb")
 
@@ -49,6 +53,28 @@ async def wait_forked(host: KernelHost, deadline: float) -> KeeperStatus:
             looked_at = now
             await _check_container(host)
         await anyio.sleep(POLL_S)
+
+
+async def wait_revived(host: KernelHost, report: ExitReport) -> bool:
+    """After a kernel's death: whether the keeper has a next one.
+
+    Args:
+        host: The kernel's surroundings.
+        report: How it ended.
+    """
+    status = await host.status()
+    if report.cause in (ExitCause.HOSTILE, ExitCause.UNKNOWN) and (
+        status is None or status.generation <= report.generation
+    ):
+        # Nobody has seen it end: it may still run.
+        await host.replace()
+    with anyio.move_on_after(REVIVE_LIMIT_S):
+        while True:
+            status = await host.status()
+            if status is not None and status.generation > report.generation:
+                return True
+            await anyio.sleep(POLL_S)
+    return False
 
 
 async def _check_container(host: KernelHost) -> None:

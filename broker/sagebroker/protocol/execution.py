@@ -30,6 +30,8 @@ MAX_PAGER_BYTES: Final = 2 * 2**20
 """Pager text kept; the longest help text of Sage has 80 kB."""
 MAX_PAYLOADS: Final = 100
 """Payload entries looked at; a cell with many ``x?`` lines has one each."""
+MAX_COUNT: Final = 2**53
+"""No honest prompt number reaches it; the store holds none beyond 64 bits."""
 MAX_USER_EXPRESSIONS: Final = 100
 """User expressions kept of a reply; the broker asks for a few."""
 
@@ -179,7 +181,7 @@ class Execution:
 
     def _count(self, content: dict[str, Any]) -> None:
         value = content.get("execution_count")
-        if isinstance(value, int) and not isinstance(value, bool):
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MAX_COUNT:
             self.execution_count = value
 
     def _due_at(self) -> float | None:

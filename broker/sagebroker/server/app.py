@@ -16,6 +16,7 @@ from sagebroker.server import product
 from sagebroker.server.cell_tools import TIME_LIMIT_S, add_cell_tools
 from sagebroker.server.failures import explain_arguments
 from sagebroker.server.session_tools import add_session_tools
+from sagebroker.server.state_tools import add_state_tools
 
 BrokerOpener = Callable[[], AbstractAsyncContextManager[Broker]]
 """Gives the broker that serves for the life of the server; entered once, by the server."""
@@ -67,4 +68,5 @@ def make_server(open_broker: BrokerOpener, *, time_limit_s: float = TIME_LIMIT_S
     )
     add_cell_tools(server, time_limit_s=time_limit_s)
     add_session_tools(server)
+    add_state_tools(server)
     return server

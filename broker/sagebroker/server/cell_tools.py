@@ -10,12 +10,14 @@ from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
 from sagebroker.broker import Broker
+from sagebroker.errors import SessionInUseError
 from sagebroker.model import CellStatus
 from sagebroker.server import limits
 from sagebroker.server.arguments import (
     CellNumber,
     Code,
     MaxChars,
+    RequestId,
     SessionName,
     TimeLimit,
     WaitSeconds,
@@ -44,10 +46,10 @@ The value of the last line is the result; plots come back as images. Sage syntax
 R.<x,y> = QQ[], var('t'), %time, factor? for help.
 Example: code="K.<a> = NumberField(x^3 - 2)\\nK.class_number()"
 
-Session "default" opens by itself; open others with sage_open. If the cell needs longer than wait_s \
+Session "default" opens by itself; open others with sage_open. A session that sleeps wakes up. If the cell needs longer than wait_s \
 seconds the answer says "running" and the cell goes on: call sage_wait. After time_limit_s it is \
 interrupted. Cancelling the call interrupts the cell, too; variables are kept where possible, and the \
-answer says so when not."""
+answer says so when not. With a request_id a call that is repeated does not run the code again."""
 
 _WAIT = """\
 Go on waiting for a cell that was "running" or "queued"; answers like sage_run. Also shows an ended cell \
@@ -126,21 +128,29 @@ def _make_sage_run(default_limit_s: float) -> Callable[..., Awaitable[CallToolRe
         wait_s: WaitSeconds = WAIT_S,
         time_limit_s: TimeLimit = default_limit_s,
         max_chars: MaxChars = CHARS,
+        request_id: RequestId = "",
     ) -> CallToolResult:
         broker = ctx.request_context.lifespan_context
         with answering("sage_run"):
             code = limits.code_text(code)
+            request_id = limits.request_name(request_id)
             wait_s, wait_note = limits.wait_limit(wait_s)
             max_chars, chars_note = limits.char_limit("max_chars", max_chars)
             most_s = broker.config.session.max_time_limit_s
             time_limit_s, time_note = limits.time_limit(time_limit_s, most_s)
             began = anyio.current_time()
             found = await _session_to_run_in(ctx, session)
-            cell = found.submit(code, time_limit_s=time_limit_s)
+            cell = await found.cell_of_request(request_id)
+            notes = [note for note in (wait_note, time_note, chars_note) if note]
+            if cell is None:
+                cell = found.submit(
+                    code, time_limit_s=time_limit_s, author="mcp", request_id=request_id
+                )
+            else:
+                notes.append(limits.repeated_request(cell, code))
             # The start of a kernel counts, too: the client's patience does not begin anew.
             await wait_for_cell(ctx, found, cell, wait_s - (anyio.current_time() - began))
-            notes = [note for note in (wait_note, time_note, chars_note) if note]
-            return await _answer(found, cell, max_chars, notes)
+            return await _answer(found, found.name, cell, max_chars, notes)
 
     return sage_run
 
@@ -157,11 +167,19 @@ async def sage_wait(
     with answering("sage_wait"):
         wait_s, wait_note = limits.wait_limit(wait_s)
         max_chars, chars_note = limits.char_limit("max_chars", max_chars)
-        found = broker.session(session)
-        awaited = found.cell(cell)
-        await wait_for_cell(ctx, found, awaited, wait_s)
         notes = [note for note in (wait_note, chars_note) if note]
-        return await _answer(found, awaited, max_chars, notes)
+        awaited = await broker.read_cell(session, cell)
+        if awaited.status.is_final:
+            # It needs no kernel, so none is woken.
+            return await _answer(broker.open_one(session), session, awaited, max_chars, notes)
+        try:
+            found = await _found(ctx, session)
+        except SessionInUseError as error:
+            # What its own process has stored so far is all there is to say here.
+            return await _answer(None, session, awaited, max_chars, [*notes, str(error)])
+        awaited = await found.recall(cell)
+        await wait_for_cell(ctx, found, awaited, wait_s)
+        return await _answer(found, session, awaited, max_chars, notes)
 
 
 async def sage_output(
@@ -177,7 +195,7 @@ async def sage_output(
     broker = ctx.request_context.lifespan_context
     with answering("sage_output"):
         limit, _ = limits.char_limit("limit", limit)
-        read = broker.session(session).cell(cell)
+        read = await broker.read_cell(session, cell)
         return await page(session, read, stream, offset=offset, limit=limit, pattern=pattern)
 
 
@@ -187,8 +205,11 @@ async def sage_interrupt(
     """Climb the ladder; see `_INTERRUPT`."""
     broker = ctx.request_context.lifespan_context
     with answering("sage_interrupt"):
-        found = broker.session(session)
-        cell = found.current
+        found = broker.open_one(session)
+        cell = found.current if found is not None else None
+        if found is None:
+            await broker.known(session)
+            return _text([f"Session {session!r} is not open here; sage_open opens it."])
         if cell is None:
             return _text([f"Nothing runs in session {session!r}.", *found.take_notices()])
         await with_progress(ctx, lambda: f"interrupting cell {cell.number}", found.interrupt)
@@ -197,7 +218,7 @@ async def sage_interrupt(
 
 def after_interrupt(session: Session, cell: Cell) -> list[str]:
     """What ``sage_interrupt`` answers about a cell that was running when it was called."""
-    _note_told(cell)
+    cell.tell()
     lines = [status_line(session.name, cell), *session.take_notices(), *cell.notices]
     if not cell.status.is_final:
         wait = call_text("sage_wait", session=session.name, cell=cell.number)
@@ -214,23 +235,26 @@ async def _session_to_run_in(ctx: Context[Broker], name: str) -> Session:
     """The named session; the default one is opened where it is not."""
     broker = ctx.request_context.lifespan_context
     if name != DEFAULT_SESSION:
-        return broker.session(name)
+        return await _found(ctx, name)
     found, _ = await with_progress(
-        ctx, lambda: "starting the Sage kernel,", lambda: broker.open_session(name)
+        ctx, lambda: "starting the Sage kernel,", lambda: broker.open_session(name, beside=True)
     )
     return found
 
 
-async def _answer(session: Session, cell: Cell, max_chars: int, notes: list[str]) -> CallToolResult:
-    _note_told(cell)
-    said = [*notes, *session.take_notices()]
-    return await answer(session.name, cell, max_chars=max_chars, notes=said)
+async def _found(ctx: Context[Broker], name: str) -> Session:
+    """The named session, woken if it sleeps."""
+    broker = ctx.request_context.lifespan_context
+    return await with_progress(ctx, lambda: "waking the session,", lambda: broker.awake(name))
 
 
-def _note_told(cell: Cell) -> None:
-    """The answer in the making tells the cell's end: the session need not tell it again."""
-    if cell.status.is_final:
-        cell.told = True
+async def _answer(
+    session: Session | None, name: str, cell: Cell, max_chars: int, notes: list[str]
+) -> CallToolResult:
+    # The answer in the making tells the cell's end: the session need not tell it again.
+    cell.tell()
+    said = [*notes, *(session.take_notices() if session is not None else ())]
+    return await answer(name, cell, max_chars=max_chars, notes=said)
 
 
 def _text(lines: list[str]) -> CallToolResult:

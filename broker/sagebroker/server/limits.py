@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from mcp.server.mcpserver.exceptions import ToolError
+
+if TYPE_CHECKING:
+    from sagebroker.session.cell import Cell
 
 MAX_WAIT_S: Final = 3600.0
 """Longest wait of one call; clients give up long before."""
@@ -13,6 +16,9 @@ MIN_CHARS: Final = 200
 """Fewest characters of an answer: less leaves no room for an error and its cause."""
 MAX_CHARS: Final = 100_000
 """Most characters of an answer; one message of 1 MiB is a hard limit of some clients."""
+
+MAX_REQUEST_CHARS: Final = 200
+"""Most characters of a client's name for a request; a UUID has 36."""
 
 MAX_CODE_CHARS: Final = 1_000_000
 """Most characters of a cell's code: far more than a person or a model writes, and parsed within seconds."""
@@ -65,6 +71,31 @@ def code_text(code: str) -> str:
     if not code.strip():
         raise ToolError('The code is empty. Give Sage code, for instance code="factor(2^64 + 1)".')
     return code
+
+
+def request_name(request_id: str) -> str:
+    """The caller's name for a request.
+
+    Raises:
+        ToolError: It is too long.
+    """
+    if len(request_id) > MAX_REQUEST_CHARS:
+        raise ToolError(f"request_id may have {MAX_REQUEST_CHARS} characters, not more.")
+    return request_id
+
+
+def repeated_request(cell: Cell, code: str) -> str:
+    """What is said of a request whose name an earlier one had.
+
+    Raises:
+        ToolError: That one had other code.
+    """
+    if cell.code != code:
+        raise ToolError(
+            f"The request_id {cell.request_id!r} belongs to cell {cell.number}, which has other code. "
+            "Nothing was run; use another request_id for other code."
+        )
+    return f"This request was made before: cell {cell.number} has its result, the code was not run again."
 
 
 def _at_most(name: str, value: float, most: float, *, lowest: float) -> tuple[float, str]:

@@ -34,8 +34,9 @@ Every answer begins with a status line such as [default #7 ok 0.42 s]: session, 
 time. Status words: ok, error, interrupted, died, running, queued. Long output is cut; the answer names \
 the sage_output call that shows the rest.
 
-For independent work open further sessions with sage_open(name); each has its own kernel. Sessions end \
-with this connection unless opened with keep=true.
+For independent work open further sessions with sage_open(name); each has its own kernel. When this \
+connection ends sessions sleep: the next one finds them by name, with their variables and files. \
+sage_variables lists variables.
 """
 """Shown to models by most clients, which cut it at 2 kB."""
 

@@ -2,7 +2,7 @@
 
 import math
 from functools import partial
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import anyio
 from mcp.server import MCPServer
@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 from sagebroker.broker import Broker
 from sagebroker.errors import BrokerError
 from sagebroker.kernel.kernelspec import KernelSpec
+from sagebroker.model import utcnow
 from sagebroker.server.arguments import SessionName
 from sagebroker.server.failures import answering
 from sagebroker.server.product import DEFAULT_SESSION
@@ -20,25 +21,28 @@ from sagebroker.server.render import block
 from sagebroker.server.waiting import with_progress
 from sagebroker.session.info import SessionInfo
 from sagebroker.session.session import Session
+from sagebroker.store.records import SessionRow
 
 MEASURE_LIMIT_S: Final = 2.0
 """For the engine to tell what all sessions use; without it the list has no memory figures."""
 
 _OPEN = """\
 Open a further session: a Sage kernel of its own, with its own variables and files. Takes some seconds. \
-Opening a name that is open returns the same session. It ends with this connection; with keep=true it \
-stays until sage_close, and its variables until its kernel is 24 h old (or as configured: the answer says).
+Opening a name that is open, or was left earlier, returns that session with its variables. When this \
+connection ends, and when it is idle for long, it sleeps: variables and files are saved, and it wakes by \
+its name. With keep=true its kernel runs on after the connection, a computation too. hibernate="never" \
+keeps it awake while idle; "always" lets it sleep even if some variables cannot be saved.
 Names: 1 to 40 letters, digits, '_', '.', '-'. Example: name="curves" """
 
 _SESSIONS = """\
-List the open sessions: state, running cell, queue, memory, idle time."""
+List all sessions, open or asleep: state, running cell, queue, memory, idle time."""
 
 _RESTART = """\
 Replace a session's kernel by a fresh one: all variables are lost (restore=true brings back those of the \
-newest checkpoint), files in /files stay, running and queued cells are stopped. To stop a computation use sage_interrupt instead: it keeps the variables."""
+newest checkpoint, a number or label those of that one: sage_checkpoint lists them), files in /files stay, running and queued cells are stopped. To stop a computation use sage_interrupt instead: it keeps the variables."""
 
 _CLOSE = """\
-End a session, kept or not: its kernel, variables and files are deleted."""
+End a session, open or asleep: its kernel, variables and files are deleted."""
 
 
 class SessionView(BaseModel):
@@ -47,6 +51,7 @@ class SessionView(BaseModel):
     name: str
     state: str
     keep: bool
+    hibernate: str
     running_cell: int | None
     running_s: float
     queued_cells: int
@@ -58,7 +63,7 @@ class SessionView(BaseModel):
 
 
 class SessionList(BaseModel):
-    """Every open session."""
+    """Every session."""
 
     sessions: list[SessionView]
     most: int
@@ -108,18 +113,24 @@ def add_session_tools(server: MCPServer[Broker]) -> None:
 async def sage_open(
     ctx: Context[Broker],
     name: Annotated[str, Field(description="Name of the session")],
-    keep: Annotated[bool, Field(description="Outlive this connection")] = False,  # noqa: FBT002
+    keep: Annotated[bool, Field(description="Run on after this connection")] = False,  # noqa: FBT002
+    hibernate: Annotated[
+        Literal["auto", "never", "always"],
+        Field(description="When idle: sleep if nothing is lost by it"),
+    ] = "auto",
 ) -> CallToolResult:
     """Open a session; see `_OPEN`."""
     broker = ctx.request_context.lifespan_context
     with answering("sage_open"):
         session, created = await with_progress(
-            ctx, lambda: "starting the Sage kernel,", lambda: broker.open_session(name, keep=keep)
+            ctx,
+            lambda: "starting the Sage kernel,",
+            lambda: broker.open_session(name, keep=keep, hibernate=hibernate),
         )
         info = session.info()
         lines = [_opened(info, _hard_life_s(broker), created=created), *session.take_notices()]
         if keep and not info.keep:
-            lines.append("It was opened without keep and ends with its connection all the same.")
+            lines.append("It was opened without keep, and sleeps when its connection ends.")
         lines.append(f'Use it with sage_run(code=…, session="{name}").')
         return CallToolResult(content=[block("status", "\n".join(lines))])
 
@@ -133,6 +144,10 @@ async def sage_sessions(ctx: Context[Broker]) -> CallToolResult:
         lines = [f"{len(views)} of at most {most} sessions are open."]
         if not views:
             lines.append(f'sage_run opens "{DEFAULT_SESSION}"; sage_open opens others.')
+        opened = {view.name for view in views}
+        views += [
+            _stored_view(row) for row in await broker.stored_sessions() if row.name not in opened
+        ]
         lines += [_line(view) for view in views]
         listed = SessionList(sessions=views, most=most)
         return CallToolResult(
@@ -144,14 +159,19 @@ async def sage_sessions(ctx: Context[Broker]) -> CallToolResult:
 async def sage_restart(
     ctx: Context[Broker],
     session: SessionName = DEFAULT_SESSION,
-    restore: bool = False,  # noqa: FBT001, FBT002 - a tool's argument
+    restore: Annotated[  # noqa: FBT002 - a tool's argument
+        bool | int | str, Field(description="Checkpoint whose variables come back")
+    ] = False,
 ) -> CallToolResult:
     """A new kernel; see `_RESTART`."""
     broker = ctx.request_context.lifespan_context
     with answering("sage_restart"):
-        found = broker.session(session)
+        found = await with_progress(
+            ctx, lambda: "waking the session,", lambda: broker.awake(session)
+        )
+        order = await found.restore_order(restore)
         said = await with_progress(
-            ctx, lambda: "restarting the kernel,", partial(found.restart, restore=restore)
+            ctx, lambda: "restarting the kernel,", partial(found.restart, restore=order)
         )
         return CallToolResult(content=[block("status", "\n".join([said, *found.take_notices()]))])
 
@@ -194,6 +214,7 @@ def _view(info: SessionInfo) -> SessionView:
         name=info.name,
         state=info.state.value,
         keep=info.keep,
+        hibernate=info.hibernate,
         running_cell=info.running,
         running_s=round(info.running_s, 1),
         queued_cells=info.queued,
@@ -205,9 +226,31 @@ def _view(info: SessionInfo) -> SessionView:
     )
 
 
+def _stored_view(row: SessionRow) -> SessionView:
+    """A session that is not open here."""
+    return SessionView(
+        name=row.name,
+        state="asleep" if row.state == "hibernated" else "elsewhere",
+        keep=row.on_end == "stay",
+        hibernate=row.hibernate,
+        running_cell=None,
+        running_s=0.0,
+        queued_cells=0,
+        last_cell=0,
+        idle_s=round(max(0.0, utcnow().timestamp() - row.active_at), 1),
+        memory_mib=None,
+        memory_limit_mib=row.memory_bytes // 2**20,
+        note=row.note,
+    )
+
+
 def _line(view: SessionView) -> str:
     """The facts of a `SessionView` in one line."""
     facts = [f"{view.name}: {view.state}"]
+    if view.state == "asleep":
+        return f"{view.name}: asleep for {_duration(view.idle_s)}; its next cell wakes it"
+    if view.state == "elsewhere":
+        return f"{view.name}: not open here; another process serves it, or its kernel waits"
     if view.running_cell is not None:
         facts.append(f"cell {view.running_cell} running {view.running_s:g} s")
     else:
@@ -216,7 +259,7 @@ def _line(view: SessionView) -> str:
     facts.append(f"last cell {view.last_cell}")
     used = "?" if view.memory_mib is None else str(view.memory_mib)
     facts.append(f"memory {used} of {view.memory_limit_mib} MiB")
-    facts.append("kept" if view.keep else "ends with its connection")
+    facts.append("runs on" if view.keep else "sleeps with its connection")
     if view.note:
         facts.append(view.note)
     return ", ".join(facts)
@@ -224,11 +267,13 @@ def _line(view: SessionView) -> str:
 
 def _opened(info: SessionInfo, hard_life_s: float, *, created: bool) -> str:
     what = "is open" if created else "was open already"
-    life = "until sage_close or the end of this connection"
-    if info.keep:
+    life = "until sage_close; it sleeps when this connection ends"
+    if info.on_end == "close":
+        life = "until sage_close or the end of this connection"
+    elif info.keep:
         life = (
-            f"until sage_close, but each of its containers at most {_duration(hard_life_s)}: "
-            "variables can be lost then, files stay"
+            f"until sage_close, and its kernel at most {_duration(hard_life_s)} in one go: what cannot be "
+            "saved is lost then"
         )
     memory = info.memory_limit_bytes / 2**30
     return (

@@ -67,7 +67,7 @@ async def serve_stdio(config: BrokerConfig, runtime: ContainerRuntime | None = N
     async def open_broker() -> AsyncIterator[Broker]:
         ending.has_begun = True
         try:
-            async with Broker(config, runtime) as broker:
+            async with Broker(config, runtime, adopt=True) as broker:
                 yield broker
         finally:
             ending.closed.set()

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
 
-from sagebroker.container.runtime import ContainerRuntime, ContainerStatus
 from sagebroker.errors import (
     ContainerConflictError,
     ContainerNotFoundError,
@@ -21,18 +21,26 @@ from sagebroker.errors import (
     SessionInUseError,
     SessionNotFoundError,
 )
-from sagebroker.session.launch import Launcher, container_name
-from sagebroker.store.folders import SessionFolder, SessionRecord, StateFolder
+from sagebroker.kernel.checkpoints import CheckpointInfo, read_checkpoints
+from sagebroker.session.launch import container_name
+from sagebroker.session.opener import remove, take_lock
 
-SWEEP_LIMIT_S = 30.0
-"""Time another process may take to remove a session that nobody serves: its container, then its files."""
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sagebroker.container.runtime import ContainerRuntime, ContainerStatus
+    from sagebroker.kernel.folders import RestoreOrder
+    from sagebroker.session.launch import Launcher
+    from sagebroker.store.folders import SessionFolder, StateFolder
+    from sagebroker.store.records import EventRow, SessionRow
+    from sagebroker.store.store import Store
 
 
 @dataclass(frozen=True, kw_only=True)
 class CatalogueEntry:
     """One session as seen from outside."""
 
-    record: SessionRecord
+    row: SessionRow
     folder: SessionFolder
     owner: int | None
     """The process that serves it."""
@@ -40,9 +48,11 @@ class CatalogueEntry:
 
     @property
     def state(self) -> str:
-        """``served``, ``waiting`` (its kernel runs, nobody is connected) or ``no kernel``."""
+        """``served``, ``waiting`` (its kernel runs, nobody is connected), ``asleep`` or ``no kernel``."""
         if self.owner is not None:
             return "served"
+        if self.row.state == "hibernated":
+            return "asleep"
         return (
             "waiting" if self.container is not None and self.container.is_running else "no kernel"
         )
@@ -51,52 +61,60 @@ class CatalogueEntry:
 class Catalogue:
     """See the module."""
 
-    def __init__(self, launcher: Launcher, state: StateFolder, runtime: ContainerRuntime) -> None:
+    def __init__(
+        self, launcher: Launcher, state: StateFolder, store: Store, runtime: ContainerRuntime
+    ) -> None:
         self._launcher = launcher
         self._state = state
+        self._store = store
         self._runtime = runtime
 
     async def list(self) -> list[CatalogueEntry]:
         """Every session, by name."""
         containers = {c.name: c for c in await self._launcher.containers()}
         entries = []
-        for folder in await anyio.to_thread.run_sync(self._state.list):
-            record = await anyio.to_thread.run_sync(folder.read)
-            if record is not None:
-                entries.append(
-                    CatalogueEntry(
-                        record=record,
-                        folder=folder,
-                        owner=await anyio.to_thread.run_sync(folder.owner),
-                        container=containers.get(container_name(record.id)),
-                    )
+        for row in await self._store.call(lambda db: db.sessions()):
+            folder = self._state.folder(row.id)
+            entries.append(
+                CatalogueEntry(
+                    row=row,
+                    folder=folder,
+                    owner=await anyio.to_thread.run_sync(folder.owner),
+                    container=containers.get(container_name(row.id)),
                 )
-        return sorted(entries, key=lambda e: (e.record.name, e.record.id))
+            )
+        return sorted(entries, key=lambda e: e.row.name)
 
     async def find(self, name: str) -> CatalogueEntry:
-        """The session with this name or id.
-
-        Raises:
-            SessionNotFoundError: There is none, or several have the name and none the id.
-        """
+        """The session with this name or id. Raises `SessionNotFoundError`."""
         entries = await self.list()
-        by_id = [e for e in entries if e.record.id == name]
-        by_name = [e for e in entries if e.record.name == name]
-        kept = [e for e in by_name if e.record.keep]
-        for choice in (by_id, kept, by_name):
-            if len(choice) == 1:
-                return choice[0]
-        raise SessionNotFoundError(name, [f"{e.record.name} ({e.record.id})" for e in entries])
+        for entry in entries:
+            if name in (entry.row.id, entry.row.name):
+                return entry
+        raise SessionNotFoundError(name, [entry.row.name for entry in entries])
 
     async def interrupt(self, entry: CatalogueEntry) -> None:
         """One SIGINT to the session's kernel."""
         await self._signal(entry, "SIGINT")
 
-    async def restart(self, entry: CatalogueEntry) -> None:
-        """Have the keeper put a new kernel, without variables, in place of the session's."""
-        folder = self._launcher.kernel_folder(entry.record.id)
-        await anyio.to_thread.run_sync(partial(folder.ask_restore, "none"))
+    async def restart(self, entry: CatalogueEntry, restore: RestoreOrder = "none") -> None:
+        """Have the keeper put a new kernel in place of the session's.
+
+        Args:
+            entry: The session.
+            restore: Which checkpoint the new kernel restores.
+        """
+        folder = self._launcher.kernel_folder(entry.row.id)
+        await anyio.to_thread.run_sync(partial(folder.ask_restore, restore))
         await self._signal(entry, "SIGUSR1")
+
+    async def checkpoints(self, entry: CatalogueEntry) -> Sequence[CheckpointInfo]:
+        """The session's saved namespaces, the newest last."""
+        return await anyio.to_thread.run_sync(partial(read_checkpoints, entry.folder.checkpoints))
+
+    async def events(self, entry: CatalogueEntry) -> Sequence[EventRow]:
+        """What has happened to the session, the newest last."""
+        return await self._store.call(lambda db: db.events(entry.row.id))
 
     async def close(self, entry: CatalogueEntry) -> None:
         """Remove a session with its container and files; harmless when that has been done meanwhile.
@@ -107,38 +125,28 @@ class Catalogue:
         """
         if entry.owner is not None:
             raise SessionInUseError(
-                f"The session {entry.record.name!r} is served by process {entry.owner}.",
+                f"The session {entry.row.name!r} is served by process {entry.owner}.",
                 hint="Close it there with sage_close, or end that process.",
             )
         try:
-            await _lock(entry.folder)
-            await self._launcher.discard(entry.record.id)
-            await anyio.to_thread.run_sync(entry.folder.delete)
+            await take_lock(entry.folder, sign=False)
         except SessionGoneError:
-            # Somebody's search for orphans was first, perhaps our own.
+            # Somebody's search for orphans was first, perhaps our own; or its folder was lost.
+            await self._launcher.discard(entry.row.id)
+            await self._store.call(lambda db: db.remove_session(entry.row.id))
             return
+        try:
+            await remove(entry.row, entry.folder, self._launcher, self._store)
         finally:
-            entry.folder.unlock()
+            # Cancelled, too: else nobody could use what is left while this process runs.
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(entry.folder.unlock)
 
     async def _signal(self, entry: CatalogueEntry, signal: str) -> None:
         try:
-            await self._runtime.signal(container_name(entry.record.id), signal)
+            await self._runtime.signal(container_name(entry.row.id), signal)
         except (ContainerNotFoundError, ContainerConflictError) as error:
             raise KernelStartError(
-                f"The session {entry.record.name!r} has no running kernel.",
-                hint=f"sagebroker run -s {entry.record.name} starts one.",
+                f"The session {entry.row.name!r} has no running kernel.",
+                hint=f"sagebroker run -s {entry.row.name} starts one.",
             ) from error
-
-
-async def _lock(folder: SessionFolder) -> None:
-    """Take the lock of a session; who holds it without having signed it is removing the session."""
-    with anyio.move_on_after(SWEEP_LIMIT_S):
-        while True:
-            try:
-                await anyio.to_thread.run_sync(partial(folder.lock, sign=False))
-            except SessionInUseError:
-                if await anyio.to_thread.run_sync(folder.owner) is not None:
-                    raise
-            else:
-                return
-    await anyio.to_thread.run_sync(partial(folder.lock, sign=False))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,12 +15,16 @@ if TYPE_CHECKING:
     from sagebroker.protocol.outputs import OutputFold
 
 
+def ignore(cell: Cell) -> None:
+    """Nothing of it is stored."""
+
+
 @dataclass(kw_only=True, eq=False)
 class Cell:
     """One piece of code and everything that came of it.
 
     States: ``queued → running → ok | error | interrupted | died``, or ``queued → interrupted``.
-    Only its session changes it; `outputs` grows while it runs.
+    Only its session changes it, by its methods, which tell `on_change`; `outputs` grows while it runs.
     """
 
     number: int
@@ -27,6 +32,14 @@ class Cell:
     code: str
     time_limit_s: float
     outputs: OutputFold
+    author: str = "api"
+    """Who sent it: ``mcp``, ``cli``, ``api``."""
+    request_id: str = ""
+    """The client's own name for the request, by which a repeated one is recognised."""
+    msg_id: str = ""
+    """Of the execute request; a cell with one may have been executed."""
+    generation: int = 0
+    """The incarnation of the kernel it was sent to."""
     status: CellStatus = CellStatus.QUEUED
     failure: CellFailure | None = None
     execution_count: int | None = None
@@ -49,6 +62,10 @@ class Cell:
     """A caller has been given its end; what nobody was told is said with the session's next answer."""
     attempts: int = 0
     """How often it was to be sent; a kernel that takes nothing leaves it unsent."""
+    is_stored: bool = False
+    """The store knows of it, perhaps in an earlier state."""
+    on_change: Callable[[Cell], None] = field(default=ignore, repr=False)
+    """Told of each change of what is stored of it."""
     queued_at: float = field(default_factory=time.monotonic)
     started_at: float | None = None
     ended_at: float | None = None
@@ -65,11 +82,15 @@ class Cell:
         """It was not sent after all."""
         self.status = CellStatus.QUEUED
         self.started_at = None
+        self.msg_id = ""
+        self.on_change(self)
 
-    def start(self) -> None:
-        """It was sent to the kernel."""
+    def start(self, msg_id: str, generation: int) -> None:
+        """It is about to be sent to the kernel."""
         self.status = CellStatus.RUNNING
+        self.msg_id, self.generation = msg_id, generation
         self.started_at = time.monotonic()
+        self.on_change(self)
 
     def finish(self, status: CellStatus) -> None:
         """It ended; the first end counts."""
@@ -78,6 +99,13 @@ class Cell:
         self.status = status
         self.ended_at = time.monotonic()
         self._ended.set()
+        self.on_change(self)
+
+    def tell(self) -> None:
+        """A caller is being given its end, if it has ended."""
+        if self.status.is_final and not self.told:
+            self.told = True
+            self.on_change(self)
 
     async def wait(self, limit_s: float) -> bool:
         """Wait at most ``limit_s`` seconds for its end; whether it has ended."""

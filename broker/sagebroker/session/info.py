@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from sagebroker.model import SessionState
+from sagebroker.store.records import Hibernate, OnEnd
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,8 +16,10 @@ class SessionInfo:
     name: str
     id: str
     state: SessionState
-    keep: bool
-    """Whether it outlives its broker."""
+    on_end: OnEnd
+    """What happens to it when its broker ends."""
+    hibernate: Hibernate
+    """What happens to it when it is idle."""
     cells: int
     """Cells numbered so far."""
     running: int | None
@@ -34,3 +37,8 @@ class SessionInfo:
     kernelspec: str
     note: str
     """Why it has no kernel, where it has none."""
+
+    @property
+    def keep(self) -> bool:
+        """Whether its kernel goes on when its broker ends."""
+        return self.on_end == "stay"

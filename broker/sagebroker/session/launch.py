@@ -13,7 +13,6 @@ from importlib.resources import files
 from pathlib import Path
 
 import anyio
-import anyio.lowlevel
 import anyio.to_thread
 
 from sagebroker.config import BrokerConfig
@@ -31,14 +30,19 @@ from sagebroker.errors import (
     StorageError,
 )
 from sagebroker.kernel.connection import ConnectionInfo
-from sagebroker.kernel.folders import CONTAINER_FOLDER, CONTAINER_SOCKETS, KernelFolder
+from sagebroker.kernel.folders import (
+    CONTAINER_FOLDER,
+    CONTAINER_SOCKETS,
+    KernelFolder,
+    RestoreOrder,
+)
 from sagebroker.kernel.host import ContainerHost
 from sagebroker.kernel.journal import JOURNAL_FILE
 from sagebroker.kernel.kernelspec import KernelSpec
 from sagebroker.logs import event
 from sagebroker.model import new_session_id, utcnow
-from sagebroker.session.reservation import drop, reserve
-from sagebroker.store.folders import SessionFolder, SessionRecord, StateFolder
+from sagebroker.store.folders import SessionFolder
+from sagebroker.store.records import Hibernate, OnEnd, SessionRow
 
 ENVIRONMENT = {
     "HOME": "/home/sage",
@@ -72,58 +76,45 @@ class Launcher:
     def __init__(
         self,
         config: BrokerConfig,
-        state: StateFolder,
         instance: str,
         runtime: Callable[[], Awaitable[ContainerRuntime]],
     ) -> None:
         self._config = config
-        self._state = state
         self._instance = instance
         self._runtime = runtime
         self.kernelspec = KernelSpec.load(config.kernel.kernelspec)
         self.limits = self.kernelspec.container(config.container)
         self.image = config.kernel.image or self.kernelspec.broker.image
 
-    async def reserve(self, name: str, *, keep: bool) -> tuple[SessionFolder, SessionRecord]:
-        """Write down that a session is wanted, before the engine hears of it.
-
-        Raises:
-            SessionInUseError: ``keep``, and another process has just opened a kept session ``name``.
-            TooManySessionsError: No user id is left for it.
-            StorageError: The disk refuses; nothing is left.
-        """
-        draft = partial(
-            SessionRecord,
+    def draft(
+        self, name: str, *, on_end: OnEnd, hibernate: Hibernate
+    ) -> Callable[[int], SessionRow]:
+        """The row of a new session, for a user id."""
+        made = partial(
+            SessionRow,
             id=new_session_id(),
             name=name,
-            keep=keep,
+            on_end=on_end,
+            hibernate=hibernate,
             created=utcnow().isoformat(),
             wire_id=secrets.token_hex(16),
             kernelspec=self.kernelspec.name,
             image=self.image,
             memory_bytes=self.limits.memory_bytes,
+            state="reserved",
+            active_at=utcnow().timestamp(),
         )
-        folder, record = await anyio.to_thread.run_sync(
-            partial(reserve, self._state, name, lambda uid: draft(uid=uid), keep=keep)
-        )
-        try:
-            await anyio.lowlevel.checkpoint_if_cancelled()
-        except BaseException:
-            # The thread could not be stopped: what it made is nobody's.
-            with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(drop, folder)
-            raise
-        return folder, record
+        return lambda uid: made(uid=uid)
 
     async def launch(
-        self, record: SessionRecord, folder: SessionFolder, *, restore: bool
+        self, row: SessionRow, folder: SessionFolder, *, restore: RestoreOrder
     ) -> ContainerHost:
         """Start a new container for a session, in place of what is left of an earlier one.
 
         Args:
-            record: The session's.
+            row: The session's.
             folder: Its folder, locked.
-            restore: Whether its kernel restores the newest checkpoint.
+            restore: Which checkpoint its kernel restores.
 
         Raises:
             ImageNotFoundError: The image is not there; says how to get it.
@@ -132,46 +123,43 @@ class Launcher:
         """
         runtime = await self._runtime()
         try:
-            digest = await runtime.image_digest(record.image)
+            digest = await runtime.image_digest(row.image)
         except ImageNotFoundError as error:
             raise ImageNotFoundError(
-                f"The engine has no image {record.image!r}.",
+                f"The engine has no image {row.image!r}.",
                 hint="Make it with: sagebroker image build",
             ) from error
-        await self._remove(record.id)
+        await self._remove(row.id)
         is_asked = False
         try:
-            gid = record.uid if os.geteuid() == 0 else os.getegid()
-            connection = await self._make_folders(record, folder, gid, restore=restore)
-            user = container_user(await runtime.ping(), uid=record.uid, gid=gid)
-            spec = self._spec(record, folder, self.kernel_folder(record.id), user, digest)
+            gid = row.uid if os.geteuid() == 0 else os.getegid()
+            connection = await self._make_folders(row, folder, gid, restore=restore)
+            user = container_user(await runtime.ping(), uid=row.uid, gid=gid)
+            spec = self._spec(row, folder, self.kernel_folder(row.id), user, digest)
             is_asked = True
             container = await runtime.create(spec)
             await runtime.start(container)
         except BaseException:
             with anyio.move_on_after(UNDO_LIMIT_S, shield=True):
-                await self._undo(record.id, with_container=is_asked)
+                await self._undo(row.id, with_container=is_asked)
             raise
         _log.info(
             "Container %s runs session %s",
             spec.name,
-            record.id,
-            extra=event("container.created", session=record.id, container=container),
+            row.id,
+            extra=event("container.created", session=row.id, container=container),
         )
-        return self._host(runtime, container, record, connection)
+        return self._host(runtime, container, row, connection)
 
     async def _make_folders(
-        self, record: SessionRecord, folder: SessionFolder, gid: int, *, restore: bool
+        self, row: SessionRow, folder: SessionFolder, gid: int, *, restore: RestoreOrder
     ) -> ConnectionInfo:
-        keeper = self._keeper_config(record)
+        keeper = self._keeper_config(row)
         connection = await anyio.to_thread.run_sync(
-            partial(self.kernel_folder(record.id).create, restore="newest" if restore else "none"),
-            record.uid,
-            gid,
-            keeper,
+            partial(self.kernel_folder(row.id).create, restore=restore), row.uid, gid, keeper
         )
         for mounted in (folder.files, folder.checkpoints):
-            await anyio.to_thread.run_sync(_give, mounted, record.uid, gid)
+            await anyio.to_thread.run_sync(_give, mounted, row.uid, gid)
         return connection
 
     async def _undo(self, session_id: str, *, with_container: bool) -> None:
@@ -184,18 +172,18 @@ class Launcher:
             # The failure that is being told matters more; the next launch removes it first.
             _log.warning("A failed start of session %s is not undone yet: %s", session_id, error)
 
-    async def adopt(self, record: SessionRecord) -> ContainerHost | None:
+    async def adopt(self, row: SessionRow) -> ContainerHost | None:
         """The running container of a session that an earlier broker left, or None.
 
         None also where the way to its kernel is gone. Whatever comes of it, nothing is changed.
 
         Raises:
-            KernelStartError: Somebody paused the container.
+            KernelStartError: Somebody paused the container, or its sockets are in another folder.
             ContainerConflictError: The container is another installation's.
             ConfigError: The runtime folder is not this user's alone.
         """
         runtime = await self._runtime()
-        name = container_name(record.id)
+        name = container_name(row.id)
         try:
             found = await runtime.inspect(name)
         except ContainerNotFoundError:
@@ -207,35 +195,39 @@ class Launcher:
             )
         if found.state == "paused":
             raise KernelStartError(
-                f"The container of session {record.name!r} is paused.",
+                f"The container of session {row.name!r} is paused.",
                 hint=f"Its variables are kept; unpause it with `docker unpause {name}`.",
             )
         if found.state != "running":
             return None
-        kernel_folder = self.kernel_folder(record.id)
+        kernel_folder = self.kernel_folder(row.id)
         await anyio.to_thread.run_sync(kernel_folder.check)
         await anyio.to_thread.run_sync(kernel_folder.touch_lease)
         try:
             connection = await anyio.to_thread.run_sync(kernel_folder.load)
         except ConfigError as error:
+            await anyio.to_thread.run_sync(_check_elsewhere, row, found)
             # A logout removes $XDG_RUNTIME_DIR, a tidy system old files in /tmp.
-            _log.warning("The kernel of session %s is out of reach: %s", record.id, error)
+            _log.warning("The kernel of session %s is out of reach: %s", row.id, error)
             return None
-        return self._host(runtime, found.id, record, connection)
+        host = self._host(runtime, found.id, row, connection)
+        status = await host.status()
+        # A keeper that has given up starts no kernel again: its container is of no use.
+        return None if status is not None and status.state == "crash_loop" else host
 
     def _host(
         self,
         runtime: ContainerRuntime,
         container: str,
-        record: SessionRecord,
+        row: SessionRow,
         connection: ConnectionInfo,
     ) -> ContainerHost:
         return ContainerHost(
             runtime,
             container,
             connection=connection,
-            sockets=self.kernel_folder(record.id).sockets,
-            memory_limit_bytes=record.memory_bytes,
+            sockets=self.kernel_folder(row.id).sockets,
+            memory_limit_bytes=row.memory_bytes,
         )
 
     async def discard(self, session_id: str) -> None:
@@ -271,7 +263,7 @@ class Launcher:
         """Where a session's sockets are."""
         return KernelFolder(self._config.runtime_dir, session_id)
 
-    def _keeper_config(self, record: SessionRecord) -> dict[str, object]:
+    def _keeper_config(self, row: SessionRow) -> dict[str, object]:
         broker, checkpoint = self.kernelspec.broker, self._config.checkpoint
         saving = {
             "folder": "/checkpoint",
@@ -286,7 +278,7 @@ class Launcher:
             "status_file": f"{CONTAINER_SOCKETS}/status.json",
             "lease_file": f"{CONTAINER_FOLDER}/lease",
             # A session that is to stay outlives its broker; its hard life still ends it.
-            "lease_limit_s": 0.0 if record.keep else self.limits.lease_limit_s,
+            "lease_limit_s": 0.0 if row.on_end == "stay" else self.limits.lease_limit_s,
             "hard_life_s": self.limits.hard_life_s,
             "preload": list(broker.preload),
             "kernel_class": broker.kernel_class,
@@ -301,7 +293,7 @@ class Launcher:
 
     def _spec(
         self,
-        record: SessionRecord,
+        row: SessionRow,
         folder: SessionFolder,
         kernel_folder: KernelFolder,
         user: ContainerUser,
@@ -312,8 +304,8 @@ class Launcher:
             json.dumps(limits.model_dump(), sort_keys=True).encode()
         ).hexdigest()[:16]
         return ContainerSpec(
-            name=container_name(record.id),
-            image=record.image,
+            name=container_name(row.id),
+            image=row.image,
             command=self.kernelspec.command(),
             uid=user.uid,
             gid=user.gid,
@@ -341,12 +333,24 @@ class Launcher:
             labels={
                 labels.LABEL_INSTANCE: self._instance,
                 labels.LABEL_ROLE: "session",
-                labels.LABEL_SESSION: record.id,
+                labels.LABEL_SESSION: row.id,
                 labels.LABEL_GENERATION: secrets.token_hex(8),
                 labels.LABEL_IMAGE_DIGEST: digest,
                 labels.LABEL_CONFIG_HASH: config_hash,
                 labels.LABEL_CREATED: utcnow().isoformat(),
+                labels.LABEL_RUNTIME: str(self._config.runtime_dir),
             },
+        )
+
+
+def _check_elsewhere(row: SessionRow, container: ContainerStatus) -> None:
+    """Raise `KernelStartError` where a running kernel's sockets are in the folder of another configuration."""
+    folder = container.labels.get(labels.LABEL_RUNTIME, "")
+    if folder and (Path(folder) / row.id / "ctl" / "connection.json").exists():
+        raise KernelStartError(
+            f"The kernel of session {row.name!r} runs, but its sockets are in {folder}.",
+            hint=f"Set SAGEBROKER_RUNTIME_DIR={folder} to reach it, or end it with: sagebroker sessions close "
+            f"{row.name}",
         )
 
 

@@ -27,6 +27,17 @@ UNSENT_LIMIT = 3
 
 CLOSED = "The session was closed while the cell ran."
 
+UNKNOWN_END = (
+    "How the cell ended is not known: its broker was killed, and the kernel has no record of it."
+)
+
+NEVER_BEGUN = "The cell was not run: its broker was killed before the kernel had it."
+
+NO_CONTAINER = "The container ended while nobody was connected."
+"""For sessions that are found again."""
+
+HAD_NO_KERNEL = "The session had no kernel any more when its broker ended."
+
 LOST = "All variables are lost; the files in /files are kept."
 
 UNREVIVED = (
@@ -63,11 +74,24 @@ def end_sentence(cell: Cell, status: CellStatus, exit_report: ExitReport | None)
     return "" if exit_report is None else death_sentence(exit_report)
 
 
+def was_stopped_before(cell: Cell) -> bool:
+    """Whether an earlier broker was stopping the cell when it was killed, and the cell has obeyed."""
+    return (
+        cell.ladder is None
+        and bool(cell.stop_reason)
+        and cell.failure is not None
+        and cell.failure.ename == "KeyboardInterrupt"
+    )
+
+
+def stopped_before(cell: Cell) -> str:
+    """What is said of such a cell."""
+    return f"The cell {_why(cell.stop_reason, cell.time_limit_s)}. All variables are kept."
+
+
 def stop_sentence(reason: str, time_limit_s: float, ladder: LadderOutcome) -> str:
     """What was done to stop a cell."""
-    why = STOP_REASONS.get(reason, reason)
-    if reason == "time_limit":
-        why += f" of {time_limit_s:g} s"
+    why = _why(reason, time_limit_s)
     took = f"{ladder.elapsed_ms / 1000.0:.2f} s"
     if ladder.rung == "sigint":
         return f"The cell {why}: SIGINT stopped it after {took}. All variables are kept."
@@ -76,6 +100,12 @@ def stop_sentence(reason: str, time_limit_s: float, ladder: LadderOutcome) -> st
     return (
         f"The cell {why}, but ignored it and so did its container: both were given up after {took}."
     )
+
+
+def _why(reason: str, time_limit_s: float) -> str:
+    """Why a cell was stopped, as a clause."""
+    why = STOP_REASONS.get(reason, reason)
+    return why + (f" of {time_limit_s:g} s" if reason == "time_limit" else "")
 
 
 def death_sentence(report: ExitReport) -> str:
@@ -100,9 +130,34 @@ def fate_sentence(restore: RestoreReport | None) -> str:
     missing = ", ".join(f"{name} ({reason})" for name, reason in restore.missing)
     tail = f" Missing: {missing}." if missing else ""
     return (
-        f"A new kernel takes its place with {restore.names} variables as they were after In[{restore.cell}], "
+        f"A new kernel takes its place with {restore.names} variables as they were {_moment(restore)}, "
         f"{_age(restore.age_s)} before; what was changed since is lost.{tail} The files in /files are kept."
     )
+
+
+def ended_unsaved(why: str) -> str:
+    """What a session has lost by falling asleep."""
+    return f"When the session fell asleep, {why}; what the checkpoint before has is kept."
+
+
+def wake_sentence(session: str, restore: RestoreReport | None) -> str:
+    """What a session has that was asleep."""
+    if restore is None or restore.number is None:
+        tail = "It has no variables"
+        if restore is not None and restore.error:
+            tail += f" (restoring failed: {restore.error})"
+        return f"Session {session!r} was asleep and is awake again. {tail}; the files in /files are there."
+    missing = ", ".join(f"{name} ({reason})" for name, reason in restore.missing)
+    tail = f" Missing: {missing}." if missing else ""
+    return (
+        f"Session {session!r} was asleep and is awake again, with {restore.names} variables as they were "
+        f"{_moment(restore)}, {_age(restore.age_s)} ago.{tail} The files in /files are there."
+    )
+
+
+def _moment(restore: RestoreReport) -> str:
+    """When the variables were saved; before a kernel's first cell it has what it began with."""
+    return f"after In[{restore.cell}]" if restore.cell else "when the last kernel began"
 
 
 def restart_sentence(session: str, dropped: int, restore: RestoreReport | None) -> str:
@@ -111,9 +166,7 @@ def restart_sentence(session: str, dropped: int, restore: RestoreReport | None) 
     if restore is None or restore.number is None:
         fate = "All variables are gone; the files in /files are kept."
     else:
-        fate = (
-            fate_sentence(restore).removeprefix("A new kernel takes its place with ").capitalize()
-        )
+        fate = f"It has{fate_sentence(restore).removeprefix('A new kernel takes its place with')}"
     return f"Session {session!r} has a new kernel. {fate}{tail}"
 
 

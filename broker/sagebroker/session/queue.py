@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Sequence
 
 from sagebroker.config import SessionConfig
 from sagebroker.errors import CellNotFoundError, QueueFullError
 from sagebroker.model import CellStatus
 from sagebroker.protocol.outputs import OutputFold
-from sagebroker.session.cell import Cell
+from sagebroker.session.cell import Cell, ignore
 
 
 class CellQueue:
-    """Cells waiting, and those that ended and are remembered."""
+    """Cells waiting, and those that ended and are remembered.
 
-    def __init__(self, session: str, limits: SessionConfig, *, next_number: int = 1) -> None:
+    Args:
+        session: The session's name, for errors.
+        limits: How many may wait and are remembered.
+        next_number: Of the first cell to come.
+        on_change: Told of each change of what is stored of a cell.
+    """
+
+    def __init__(
+        self,
+        session: str,
+        limits: SessionConfig,
+        *,
+        next_number: int = 1,
+        on_change: Callable[[Cell], None] = ignore,
+    ) -> None:
         self._session = session
         self._limits = limits
+        self._on_change = on_change
         self._cells: dict[int, Cell] = {}
         self._waiting: deque[Cell] = deque()
         self.next_number = next_number
@@ -24,7 +40,9 @@ class CellQueue:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, code: str, time_limit_s: float | None) -> Cell:
+    def add(
+        self, code: str, time_limit_s: float | None, *, author: str = "api", request_id: str = ""
+    ) -> Cell:
         """A new cell at the end of the queue.
 
         Raises:
@@ -40,17 +58,29 @@ class CellQueue:
             number=self.next_number,
             code=code,
             time_limit_s=min(wanted, self._limits.max_time_limit_s),
-            outputs=OutputFold(
-                stream_bytes=self._limits.stream_bytes,
-                display_bytes=self._limits.display_bytes,
-                max_displays=self._limits.max_displays,
-            ),
+            outputs=new_fold(self._limits),
+            author=author,
+            request_id=request_id,
+            on_change=self._on_change,
         )
         self.next_number += 1
         self._cells[cell.number] = cell
         self._waiting.append(cell)
         self._forget()
+        self._on_change(cell)
         return cell
+
+    def resume(self, cell: Cell) -> None:
+        """A cell that an earlier broker has left; one that was not sent waits again."""
+        cell.on_change = self._on_change
+        self._cells[cell.number] = cell
+        if cell.status is CellStatus.QUEUED:
+            self._waiting.append(cell)
+
+    def of_request(self, request_id: str) -> Cell | None:
+        """The newest remembered cell with the client's name for a request."""
+        found = [c for c in self._cells.values() if request_id and c.request_id == request_id]
+        return found[-1] if found else None
 
     def take(self) -> Cell | None:
         """The next cell to run."""
@@ -65,19 +95,11 @@ class CellQueue:
         """The cell with this number.
 
         Raises:
-            CellNotFoundError: There is none, or it is forgotten.
+            CellNotFoundError: There is none, or it is forgotten here.
         """
         found = self._cells.get(number)
         if found is None:
-            known = (
-                f"cells {min(self._cells)} to {max(self._cells)} are known"
-                if self._cells
-                else "it has none yet"
-            )
-            raise CellNotFoundError(
-                f"Session {self._session!r} has no cell {number}; {known}.",
-                hint="Use a number that an earlier answer gave.",
-            )
+            raise cell_not_found(self._session, number, sorted(self._cells))
         return found
 
     def drop(self, cell: Cell, reason: str, sentence: str) -> None:
@@ -110,3 +132,21 @@ class CellQueue:
                 return
             kept_bytes -= cell.outputs.kept_bytes
             del self._cells[cell.number]
+
+
+def new_fold(limits: SessionConfig) -> OutputFold:
+    """Where the outputs of a cell go."""
+    return OutputFold(
+        stream_bytes=limits.stream_bytes,
+        display_bytes=limits.display_bytes,
+        max_displays=limits.max_displays,
+    )
+
+
+def cell_not_found(session: str, number: int, known: Sequence[int]) -> CellNotFoundError:
+    """The error for a cell that a session does not have; ``known`` are the numbers of those it has."""
+    told = f"cells {known[0]} to {known[-1]} are known" if known else "it has none yet"
+    return CellNotFoundError(
+        f"Session {session!r} has no cell {number}; {told}.",
+        hint="Use a number that an earlier answer gave.",
+    )

@@ -1,4 +1,4 @@
-"""Giving a session its folder, its user and, where it is kept, its name. Every function blocks."""
+"""Giving a session its folder and its user. Every function blocks."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import logging
 import os
 import secrets
 from collections.abc import Callable, Set
-from contextlib import nullcontext
 
-from sagebroker.errors import BrokerError, SessionInUseError, TooManySessionsError
-from sagebroker.store.folders import SessionFolder, SessionRecord, StateFolder
+from sagebroker.errors import BrokerError, TooManySessionsError
+from sagebroker.store.folders import SessionFolder, StateFolder
+from sagebroker.store.records import SessionRow
 
 FIRST_SESSION_UID = 200_000
 """Where the broker is root each session has a user of its own, above the ranges of ordinary and
@@ -21,36 +21,21 @@ _log = logging.getLogger(__name__)
 
 
 def reserve(
-    state: StateFolder, name: str, draft: Callable[[int], SessionRecord], *, keep: bool
-) -> tuple[SessionFolder, SessionRecord]:
-    """A locked folder with a record for a new session.
+    state: StateFolder, draft: Callable[[int], SessionRow], taken: Set[int]
+) -> tuple[SessionFolder, SessionRow]:
+    """A locked folder and a row, not stored yet, for a new session.
 
     Args:
         state: Where it is made.
-        name: The session's.
-        draft: Makes the record for a user id.
-        keep: Whether the name is to be the session's alone among all processes.
+        draft: Makes the row for a user id.
+        taken: Users of the sessions there are.
 
     Raises:
-        SessionInUseError: ``keep``, and another process has just opened a kept session ``name``.
         TooManySessionsError: No user id is left for it.
         StorageError: The disk refuses; nothing is left.
     """
-    with state.names_lock() if keep else nullcontext():
-        known = [record for f in state.list() if (record := f.read()) is not None]
-        if keep and any(record.keep and record.name == name for record in known):
-            raise SessionInUseError(
-                f"The session {name!r} was opened by another process at this moment.",
-                hint="Try again.",
-            )
-        record = draft(choose_uid({record.uid for record in known}))
-        folder = state.create(record.id)
-        try:
-            folder.write(record)
-        except BaseException:
-            drop(folder)
-            raise
-    return folder, record
+    row = draft(choose_uid(taken))
+    return state.create(row.id), row
 
 
 def drop(folder: SessionFolder) -> None:

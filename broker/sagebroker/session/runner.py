@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import logging
+import time
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
 
-from sagebroker.config import BrokerConfig
-from sagebroker.errors import KernelError
+from sagebroker.errors import BrokerError, KernelError
 from sagebroker.kernel import ladder
-from sagebroker.kernel.journal import JOURNAL_LIMIT_BYTES
-from sagebroker.kernel.kernel import Kernel, RunningCell
+from sagebroker.kernel.channels import ChannelSet
+from sagebroker.kernel.checkpoints import LABELLED_LIMIT
+from sagebroker.kernel.journal import JOURNAL_FILE, JOURNAL_LIMIT_BYTES
 from sagebroker.logs import event
 from sagebroker.model import CellStatus, ExitReport
 from sagebroker.session import outcome
-from sagebroker.session.cell import Cell
-from sagebroker.session.desk import Desk
 from sagebroker.session.files import used_bytes
-from sagebroker.store.folders import SessionFolder
+from sagebroker.session.queue import new_fold
+from sagebroker.session.recall import monotonic
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
+
+    from sagebroker.config import BrokerConfig
+    from sagebroker.kernel.kernel import Kernel
+    from sagebroker.kernel.running import RunningCell
+    from sagebroker.session.cell import Cell
+    from sagebroker.session.desk import Desk
+    from sagebroker.session.transcript import Transcript
+    from sagebroker.store.folders import SessionFolder
 
 FILES_LOOK_INTERVAL_S = 2.0
 """Time between counts of the session's files while a cell runs."""
@@ -29,13 +42,35 @@ STOP_RETRY_S = 5.0
 _log = logging.getLogger(__name__)
 
 
+def journal_path(folder: SessionFolder) -> Path:
+    """Where a session's kernel keeps its journal."""
+    return folder.checkpoints / JOURNAL_FILE
+
+
+def _written_at(path: Path) -> float | None:
+    """The monotonic second at which a file was written last; None where there is none."""
+    try:
+        return monotonic(path.stat().st_mtime)
+    except OSError:
+        return None
+
+
 class CellRunner:
     """Takes cells from the desk to a kernel."""
 
-    def __init__(self, desk: Desk, folder: SessionFolder, config: BrokerConfig) -> None:
+    def __init__(
+        self,
+        desk: Desk,
+        folder: SessionFolder,
+        config: BrokerConfig,
+        transcript: Transcript,
+        session: str,
+    ) -> None:
         self._desk = desk
         self._folder = folder
         self._config = config
+        self._transcript = transcript
+        self._session = session
         self._climbing = False
 
     async def run(self, kernel: Kernel, cell: Cell) -> tuple[CellStatus, str] | None:
@@ -46,10 +81,53 @@ class CellRunner:
             status and a sentence about the cause: it is to be finished when it is known what became
             of the variables.
         """
+        if cell.status.is_final:
+            return None
         self._desk.begin_cell(cell)
+        cell.start(ChannelSet.new_msg_id(), kernel.generation)
+        try:
+            if not await self._is_noted(cell):
+                return None
+            sending = kernel.executing(
+                cell.code,
+                cell.outputs,
+                msg_id=cell.msg_id,
+                on_message=lambda message: self._transcript.add(cell, message),
+            )
+            return await self._to_its_end(kernel, cell, sending)
+        except KernelError as error:
+            self._unsent(kernel, cell, error)
+        finally:
+            self._desk.end_cell()
+        return None
+
+    async def follow(self, kernel: Kernel, cell: Cell) -> tuple[CellStatus, str] | None:
+        """Go on with a cell that an earlier broker has sent; returns as `run`."""
+        self._desk.begin_cell(cell)
+        cell.outputs = new_fold(self._config.session)
+        self._transcript.replace_outputs(cell)
+        following = kernel.following(
+            journal_path(self._folder),
+            cell.outputs,
+            msg_id=cell.msg_id,
+            on_message=lambda message: self._transcript.add(cell, message),
+        )
+        try:
+            end = await self._to_its_end(kernel, cell, following)
+            if cell.ended_at is not None:
+                # It may have ended long before anybody was here to see it.
+                ended_at = await anyio.to_thread.run_sync(_written_at, journal_path(self._folder))
+                cell.ended_at = min(cell.ended_at, ended_at or cell.ended_at)
+            return end
+        finally:
+            self._desk.end_cell()
+
+    async def _to_its_end(
+        self, kernel: Kernel, cell: Cell, executing: AbstractAsyncContextManager[RunningCell]
+    ) -> tuple[CellStatus, str] | None:
         self._climbing = False
         try:
-            async with kernel.executing(cell.code, cell.outputs) as running:
+            async with executing as running:
                 async with anyio.create_task_group() as tg:
                     tg.start_soon(self._enforce, kernel, cell, running, tg.cancel_scope)
                     tg.start_soon(self._watch_files, cell)
@@ -57,21 +135,34 @@ class CellRunner:
                     if not self._climbing:
                         tg.cancel_scope.cancel()
                 return self._conclude(cell, running, kernel.exit)
-        except KernelError as error:
-            self._unsent(kernel, cell, error)
-        except BaseException:
-            cell.stop_reason = "closed"
-            cell.notices.append(outcome.CLOSED)
-            cell.finish(CellStatus.INTERRUPTED)
+        except KernelError:
             raise
-        finally:
-            self._desk.end_cell()
-        return None
+        except BaseException:
+            # The session ends, and knows whether the kernel goes on with it.
+            self._desk.abandoned = cell
+            raise
+
+    async def _is_noted(self, cell: Cell) -> bool:
+        """Have it on disk that ``cell`` is being sent; whether it may be.
+
+        A cell of which the store says that it waits would be run again by the next broker.
+        """
+        try:
+            await self._transcript.write()
+        except BrokerError as error:
+            if cell.is_stored or self._transcript.may_hold(cell):
+                cell.notices.append(f"{outcome.NOT_RUN} {error} Send it again after that.")
+                cell.finish(CellStatus.INTERRUPTED)
+                return False
+        return True
 
     def _unsent(self, kernel: Kernel, cell: Cell, error: KernelError) -> None:
         """The kernel is dead or takes nothing: the cell is next again, a few times."""
         cell.attempts += 0 if kernel.is_dead else 1
-        if cell.attempts < outcome.UNSENT_LIMIT:
+        if self._desk.stop is not None:
+            cell.requeue()
+            self._desk.queue.drop(cell, self._desk.stop[0], outcome.NOT_RUN)
+        elif cell.attempts < outcome.UNSENT_LIMIT:
             self._desk.queue.put_back(cell)
             kernel.suspect()
         else:
@@ -82,12 +173,15 @@ class CellRunner:
         self, kernel: Kernel, cell: Cell, running: RunningCell, scope: anyio.CancelScope
     ) -> None:
         """Climb the ladder when the time limit has passed or somebody wishes it."""
-        with anyio.move_on_after(cell.time_limit_s):
+        with anyio.move_on_after(max(0.0, cell.time_limit_s - cell.elapsed_s)):
             await self._desk.stop_wanted.wait()
         while not running.has_ended:
             self._climbing = True
             reason, hard = self._desk.stop or ("time_limit", False)
-            cell.stop_reason = reason
+            if cell.stop_reason != reason:
+                # On disk soon: if this broker is killed, the next one knows why the cell ended.
+                cell.stop_reason = reason
+                cell.on_change(cell)
             if hard:
                 done = await ladder.replace(kernel)
             else:
@@ -107,7 +201,8 @@ class CellRunner:
         limit = self._config.container.files_bytes
         checkpoint = self._config.checkpoint
         # Nothing but the kernel's checkpoints and journal has to be there; user code can write, too.
-        checkpoints_limit = (checkpoint.keep + 1) * checkpoint.limit_bytes + JOURNAL_LIMIT_BYTES
+        most = checkpoint.keep + LABELLED_LIMIT + 1
+        checkpoints_limit = most * checkpoint.limit_bytes + JOURNAL_LIMIT_BYTES
         while not cell.status.is_final:
             await anyio.sleep(FILES_LOOK_INTERVAL_S)
             used = await anyio.to_thread.run_sync(
@@ -130,15 +225,21 @@ class CellRunner:
         cell.payload_text = execution.payload
         cell.reply_lost, cell.output_lost = execution.reply_lost, running.output_lost
         cell.exit = exit_report
+        if exit_report is None and not execution.ended(time.monotonic()):
+            cell.notices.append(outcome.UNKNOWN_END)
+            cell.finish(CellStatus.INTERRUPTED)
+            return None
         status = outcome.final_status(execution, cell.ladder, exit_report)
         sentence = outcome.end_sentence(cell, status, exit_report)
+        if exit_report is None and outcome.was_stopped_before(cell):
+            status, sentence = CellStatus.INTERRUPTED, outcome.stopped_before(cell)
         _log.info(
             "Cell %d of session %s: %s",
             cell.number,
-            self._desk.record.id,
+            self._session,
             status,
             extra=event(
-                "cell.finished", session=self._desk.record.id, cell=cell.number, status=status.value
+                "cell.finished", session=self._session, cell=cell.number, status=status.value
             ),
         )
         if exit_report is not None:

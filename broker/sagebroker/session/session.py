@@ -9,79 +9,112 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING
 
 import anyio
+import anyio.to_thread
 from anyio.abc import TaskStatus
 
-from sagebroker.config import BrokerConfig
-from sagebroker.container.runtime import ContainerRuntime
-from sagebroker.errors import BrokerError, KernelStartError, SessionClosedError
-from sagebroker.kernel.host import KernelHost
-from sagebroker.kernel.kernel import Wire
+from sagebroker.errors import (
+    BrokerError,
+    CellNotFoundError,
+    KernelDiedError,
+    KernelStartError,
+    SessionClosedError,
+)
+from sagebroker.kernel.checkpoints import CheckpointInfo, VariableList, read_checkpoints
 from sagebroker.model import CellStatus, LadderOutcome, SessionState
 from sagebroker.session import outcome
-from sagebroker.session.cell import Cell
-from sagebroker.session.desk import Desk, RestartWish
+from sagebroker.session.desk import Desk, RestartWish, SaveWish, SleepWish
 from sagebroker.session.info import SessionInfo
-from sagebroker.session.launch import Launcher
 from sagebroker.session.life import Life
-from sagebroker.store.folders import SessionFolder, SessionRecord
+from sagebroker.session.namespace import (
+    check_label,
+    idle_kernel,
+    list_variables,
+    restore_order,
+)
+from sagebroker.session.recall import recall
+from sagebroker.session.saving import RowKeeper
+from sagebroker.session.transcript import Transcript
+
+if TYPE_CHECKING:
+    from sagebroker.config import BrokerConfig
+    from sagebroker.container.runtime import ContainerRuntime
+    from sagebroker.kernel.folders import RestoreOrder
+    from sagebroker.kernel.kernel import Kernel, Wire
+    from sagebroker.session.cell import Cell
+    from sagebroker.session.found import Found
+    from sagebroker.session.launch import Launcher
+    from sagebroker.session.sleep import Saved
+    from sagebroker.store.store import Store
 
 STOP_LIMIT_S = 20.0
 """A stop wish is carried out within the ladder's own limits, about 12 s at worst."""
+
+END_STOP_LIMIT_S = 2.0
+"""Time to stop a running cell when the broker ends: a client that closes kills the server 4 s later."""
 
 
 class Session:
     """See the module. Made by the broker, which runs `run` in its task group.
 
     Args:
-        is_new: Whether this broker made it, rather than finding one that stays.
-        adopted: The container an earlier broker left running, where there is one.
+        found: The session as it was found or made.
         starts: Limits how many kernels start at once.
     """
 
     def __init__(
         self,
-        record: SessionRecord,
-        folder: SessionFolder,
+        found: Found,
         *,
         config: BrokerConfig,
         launcher: Launcher,
         wire: Wire,
+        store: Store,
         starts: anyio.Semaphore,
-        is_new: bool = True,
-        adopted: KernelHost | None = None,
     ) -> None:
         self._config = config
-        self._desk = Desk(record, config.session)
+        self._store = store
+        self._folder = found.folder
+        self._keeper = RowKeeper(store, found.row)
+        self._transcript = Transcript(
+            store,
+            found.row.id,
+            limits=config.session,
+            retention=config.transcript,
+            on_trouble=lambda sentence: self._desk.notices.append(sentence),
+        )
+        self._desk = Desk(found, config.session, self._transcript.changed)
         self._life = Life(
             self._desk,
-            folder,
+            found,
             config=config,
             launcher=launcher,
             wire=wire,
+            keeper=self._keeper,
+            transcript=self._transcript,
             starts=starts,
-            is_new=is_new,
-            adopted=adopted,
         )
 
     def __repr__(self) -> str:
-        return f"<Session {self.name} [{self._desk.state}, {len(self._desk.queue)} queued]>"
+        return f"<Session {self.name} [{self._desk.state}]>"
 
     @property
     def name(self) -> str:
         """Its short name."""
-        return self._desk.record.name
+        return self._keeper.row.name
 
     @property
     def id(self) -> str:
         """Its random id."""
-        return self._desk.record.id
+        return self._keeper.row.id
 
     @property
     def keep(self) -> bool:
-        """Whether it outlives its broker."""
-        return self._desk.record.keep
+        """Whether its kernel goes on when its broker ends."""
+        return self._keeper.row.on_end == "stay"
 
     @property
     def current(self) -> Cell | None:
@@ -93,24 +126,36 @@ class Session:
         """The engine's id of its container."""
         return getattr(self._desk.host, "container", None)
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether it has begun to end; it takes no cells any more."""
+        return self._life.is_ending
+
+    @property
+    def is_removed(self) -> bool:
+        """After its end: whether its container and files are gone, rather than left to stay or to the sweep."""
+        return self._life.is_removed
+
     def info(self) -> SessionInfo:
         """What there is to know without asking anybody."""
         running = self._desk.current
+        row = self._keeper.row
         return SessionInfo(
-            name=self.name,
-            id=self.id,
+            name=row.name,
+            id=row.id,
             state=self._desk.state,
-            keep=self.keep,
+            on_end=row.on_end,
+            hibernate=row.hibernate,
             cells=self._desk.queue.next_number - 1,
             running=running.number if running else None,
             running_s=running.elapsed_s if running else 0.0,
             queued=len(self._desk.queue),
             idle_s=0.0 if running else time.monotonic() - self._desk.active_at,
             memory_bytes=None,
-            memory_limit_bytes=self._desk.record.memory_bytes,
-            created=datetime.fromisoformat(self._desk.record.created),
+            memory_limit_bytes=row.memory_bytes,
+            created=datetime.fromisoformat(row.created),
             kernel_generation=self._desk.kernel.generation if self._desk.kernel else 0,
-            kernelspec=self._desk.record.kernelspec,
+            kernelspec=row.kernelspec,
             note=self._desk.note,
         )
 
@@ -125,8 +170,21 @@ class Session:
             return info
         return replace(info, memory_bytes=stats.memory_bytes)
 
-    def submit(self, code: str, *, time_limit_s: float | None = None) -> Cell:
+    def submit(
+        self,
+        code: str,
+        *,
+        time_limit_s: float | None = None,
+        author: str = "api",
+        request_id: str = "",
+    ) -> Cell:
         """Queue a cell; it runs when those before it have ended.
+
+        Args:
+            code: Its code.
+            time_limit_s: Seconds it may run; as configured by default.
+            author: Who sends it: ``mcp``, ``cli``, ``api``.
+            request_id: The caller's own name for the request; see `cell_of_request`.
 
         Raises:
             QueueFullError: Too many cells wait.
@@ -140,19 +198,45 @@ class Session:
                 hint=f"sage_restart(session={self.name!r}) starts a new one; with restore=true it brings the "
                 "variables of the newest checkpoint back.",
             )
-        cell = self._desk.queue.add(code, time_limit_s)
+        cell = self._desk.queue.add(code, time_limit_s, author=author, request_id=request_id)
+        self._desk.is_used = True
         self._desk.touch()
         return cell
 
     def cell(self, number: int) -> Cell:
-        """The cell with this number. Raises `CellNotFoundError`."""
+        """The remembered cell with this number. Raises `CellNotFoundError`."""
         return self._desk.queue.get(number)
+
+    async def recall(self, number: int) -> Cell:
+        """The cell with this number, out of the store where it is not remembered here.
+
+        Raises:
+            CellNotFoundError: There is none, or it is forgotten.
+            StorageError: The store cannot be read.
+        """
+        try:
+            return self.cell(number)
+        except CellNotFoundError:
+            limits = self._config.session
+            return await self._store.call(lambda db: recall(db, self.id, self.name, number, limits))
+
+    async def cell_of_request(self, request_id: str) -> Cell | None:
+        """The cell that a request of this name has made already, perhaps with an earlier broker.
+
+        Raises:
+            StorageError: The store cannot be read: nobody knows whether there is one.
+        """
+        known = self._desk.queue.of_request(request_id)
+        if known is not None or not request_id:
+            return known
+        row = await self._store.call(lambda db: db.cell_of_request(self.id, request_id))
+        # Once more: another call with the same name may have been quicker.
+        known = self._desk.queue.of_request(request_id)
+        return known if known is not None or row is None else await self.recall(row.number)
 
     def take_notices(self) -> list[str]:
         """Sentences about what happened unasked since the last call; each is given once."""
-        taken, self._desk.notices = self._desk.notices, []
-        losses, self._desk.losses = self._desk.losses, []
-        return taken + [f"Cell {cell.number}: {loss}" for cell, loss in losses if not cell.told]
+        return self._desk.take_notices()
 
     def suspect(self) -> None:
         """The engine told something of its container: have the kernel looked at."""
@@ -174,11 +258,11 @@ class Session:
             await cell.wait(STOP_LIMIT_S)
         return cell.ladder
 
-    async def restart(self, *, restore: bool = False) -> str:
+    async def restart(self, *, restore: RestoreOrder = "none") -> str:
         """A new kernel, whatever runs; returns a sentence about what was lost.
 
         Args:
-            restore: Bring the newest checkpoint's variables back.
+            restore: Which checkpoint's variables to bring back.
 
         Raises:
             KernelStartError: No new kernel came up.
@@ -195,14 +279,105 @@ class Session:
             raise KernelStartError(wish.error or "The new kernel did not come up in time.")
         return outcome.restart_sentence(self.name, dropped, self._desk.restored)
 
-    @property
-    def is_removed(self) -> bool:
-        """After its end: whether its container and files are gone, rather than left to stay or to the sweep."""
-        return self._life.is_removed
+    async def variables(self, pattern: str, limit: int) -> VariableList:
+        """The user's variables, by a look that none of their methods can harm.
 
-    async def aclose(self, *, detach: bool = False) -> None:
-        """End it; with ``detach`` its container goes on, for a later broker to adopt."""
-        await self._life.stop(detach=detach)
+        Args:
+            pattern: Of the names, as in a shell.
+            limit: Most variables.
+
+        Raises:
+            SessionBusyError: A cell runs.
+            KernelError: The kernel gives no answer.
+        """
+        kernel = await self._idle_kernel("its variables can be listed")
+        return await list_variables(kernel, self.name, pattern, limit)
+
+    async def checkpoint(self, label: str = "") -> Saved:
+        """Have the variables saved now.
+
+        Args:
+            label: A name under which they stay saved, beyond the newest checkpoints.
+
+        Raises:
+            CheckpointLabelError: The label is none.
+            SessionBusyError: A cell runs.
+            KernelDiedError: The kernel has ended before it was done.
+        """
+        check_label(label)
+        await self._idle_kernel("its variables can be saved")
+        wish = SaveWish(label=label)
+        self._desk.saves.append(wish)
+        self._desk.wake.set()
+        await wish.done.wait()
+        if wish.saved is None:
+            raise KernelDiedError(f"The kernel of session {self.name!r} has ended meanwhile.")
+        return wish.saved
+
+    async def checkpoints(self) -> list[CheckpointInfo]:
+        """The saved namespaces, the newest last."""
+        return await anyio.to_thread.run_sync(partial(read_checkpoints, self._folder.checkpoints))
+
+    async def restore_order(self, wanted: bool | int | str) -> RestoreOrder:  # noqa: FBT001
+        """What a caller means by ``restore``: none, the newest checkpoint, or one by number or label.
+
+        Raises:
+            CheckpointNotFoundError: There is no such checkpoint; tells the ones there are.
+        """
+        return restore_order(self.name, wanted, await self.checkpoints())
+
+    async def hibernate(self, *, force: bool = False) -> str:
+        """Save the variables and end, to be woken by name; returns why it does not, or what is lost.
+
+        Args:
+            force: Also where some variables cannot be saved, which are lost then.
+        """
+        return "it has ended" if self.is_ending else await self._wish_sleep(force=force)
+
+    async def _wish_sleep(self, *, force: bool, final: bool = False) -> str:
+        wish = self._desk.sleep = self._desk.sleep or SleepWish(is_forced=force, is_final=final)
+        self._desk.wake.set()
+        await wish.done.wait()
+        if self.is_ending:
+            await self._life.wait_ended()
+        return wish.hindrance
+
+    async def wait_ended(self) -> None:
+        """Return when it has ended."""
+        await self._life.wait_ended()
+
+    async def aclose(self) -> None:
+        """End it; nothing is left."""
+        await self._life.stop("close")
+
+    async def leave(self) -> None:
+        """The broker ends: leave the session as its owner wants it, its kernel running or asleep."""
+        await anyio.to_thread.run_sync(self._folder.unsign)
+        on_end = self._keeper.row.on_end
+        if on_end != "hibernate":
+            await self._life.stop(on_end)
+        elif not self._desk.is_used:
+            await self._life.stop("close")
+        else:
+            await self._lie_down()
+            await self._life.stop("hibernate")
+
+    async def _lie_down(self) -> None:
+        """Save what can be saved before the end."""
+        self._desk.queue.drop_all("closed", outcome.NOT_RUN)
+        cell = self._desk.current
+        if cell is not None and not await cell.wait(self._config.hibernation.drain_s):
+            with anyio.move_on_after(END_STOP_LIMIT_S):
+                await self.cancel(cell, "closed")
+        if self._desk.kernel is None or self._desk.current is not None:
+            why = "a cell could not be stopped" if self._desk.current else "it had no kernel"
+            self._desk.notices.append(outcome.ended_unsaved(why))
+            return
+        hindrance = "it took too long to save anything"
+        with anyio.move_on_after(self._config.hibernation.save_limit_s + END_STOP_LIMIT_S):
+            hindrance = await self._wish_sleep(force=True, final=True)
+        if hindrance and not self.is_ending:
+            self._desk.notices.append(outcome.ended_unsaved(hindrance))
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Its life; ``task_status`` is started when the first kernel answers.
@@ -213,7 +388,12 @@ class Session:
         await self._life.run(task_status)
 
     def _check_open(self) -> None:
-        if self._desk.state is SessionState.CLOSED:
+        if self.is_ending:
             raise SessionClosedError(
                 f"The session {self.name!r} has been closed.", hint="Open it again with sage_open."
             )
+
+    async def _idle_kernel(self, what: str) -> Kernel:
+        kernel = await idle_kernel(self._desk, what, self._config.kernel.ready_limit_s)
+        self._check_open()
+        return kernel

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -51,8 +51,16 @@ class Weight:
 class CellTable(SqliteFile):
     """What is stored about cells. Every method raises `StorageError` where the file cannot be used."""
 
-    def save(self, *, cells: Sequence[CellRow] = (), outputs: Outputs | None = None) -> None:
+    def save(
+        self,
+        *,
+        cells: Sequence[CellRow] = (),
+        outputs: Outputs | None = None,
+        anew: Container[tuple[str, int]] = (),
+    ) -> None:
         """Store cells, new or changed, and append outputs; all of it or nothing.
+
+        Outputs of the cells in ``anew`` take the place of those that are stored.
 
         With cells it is on disk when this returns. Outputs alone survive the end of the process at
         once, and a crash of the machine from the next transaction with cells on.
@@ -61,6 +69,7 @@ class CellTable(SqliteFile):
             SessionGoneError: A session of them is not stored.
         """
         made: list[tuple[str, int, int]] = []
+        replaced: list[tuple[str, int, int]] = []
         rows = [
             tuple(to_columns({c: getattr(cell, c) for c in CELL_COLUMNS}).values())
             for cell in cells
@@ -70,11 +79,17 @@ class CellTable(SqliteFile):
                 self._check_sessions({c.session for c in cells} | {s for s, _ in outputs or {}})
                 sql.executemany(_UPSERT, rows)
                 for (session, cell), messages in (outputs or {}).items():
-                    self._append(session, cell, messages, made, durable=bool(cells))
+                    first = 1 + self._last_seq(session, cell)
+                    if (session, cell) in anew:
+                        replaced += self._drop_outputs(session, cell)
+                    self._append(session, cell, messages, made, first=first, durable=bool(cells))
         except BaseException:
             for session, cell, seq in made:
                 self._files.remove(session, [(cell, seq)])
             raise
+        # Afterwards: a row without its file would be a result lost.
+        for session, cell, seq in replaced:
+            self._files.remove(session, [(cell, seq)])
 
     def cell(self, session: str, number: int) -> CellRow | None:
         """A session's cell, or None."""
@@ -150,28 +165,38 @@ class CellTable(SqliteFile):
         )
         with self._writing() as sql:
             numbers = which_to_forget(self._rows(_weight, query, session), keep_cells, keep_bytes)
-            large = [
-                place
-                for number in numbers
-                for place in self._rows(
-                    lambda row: (int(row["cell"]), int(row["seq"])),
-                    "SELECT cell, seq FROM outputs WHERE session = ? AND cell = ? AND content IS NULL",
-                    session,
-                    number,
-                )
-            ]
+            large = [place for number in numbers for place in self._large(session, number)]
             sql.executemany(
                 "DELETE FROM cells WHERE session = ? AND number = ?",
                 [(session, number) for number in numbers],
             )
         # Afterwards: a row without its file would be a result lost.
-        self._files.remove(session, large)
+        self._files.remove(session, [(cell, seq) for _, cell, seq in large])
         return len(numbers)
 
     def _check_sessions(self, ids: Iterable[str]) -> None:
         for session in sorted(ids):
             if not self._rows(tuple, "SELECT 1 FROM sessions WHERE id = ?", session):
                 raise session_gone(session)
+
+    def _last_seq(self, session: str, cell: int) -> int:
+        query = "SELECT coalesce(max(seq), 0) FROM outputs WHERE session = ? AND cell = ?"
+        return self._row(lambda row: int(row[0]), query, session, cell) or 0
+
+    def _large(self, session: str, cell: int) -> list[tuple[str, int, int]]:
+        """Session, cell and place of the outputs that lie in files."""
+        query = "SELECT seq FROM outputs WHERE session = ? AND cell = ? AND content IS NULL"
+        return self._rows(lambda row: (session, cell, int(row["seq"])), query, session, cell)
+
+    def _drop_outputs(self, session: str, cell: int) -> list[tuple[str, int, int]]:
+        """Forget a cell's outputs; returns the places of those whose files are to go."""
+        large = self._large(session, cell)
+        self._sql.execute("DELETE FROM outputs WHERE session = ? AND cell = ?", (session, cell))
+        self._sql.execute(
+            "UPDATE cells SET output_count = 0, output_bytes = 0 WHERE session = ? AND number = ?",
+            (session, cell),
+        )
+        return large
 
     def _append(
         self,
@@ -180,15 +205,16 @@ class CellTable(SqliteFile):
         messages: Sequence[tuple[str, dict[str, Any]]],
         made: list[tuple[str, int, int]],
         *,
+        first: int,
         durable: bool,
     ) -> None:
-        """Add outputs to a cell; ``made`` gets the places of those that lie in files."""
+        """Add outputs to a cell from place ``first`` on; ``made`` gets the places of those in files."""
         query = "SELECT output_count FROM cells WHERE session = ? AND number = ?"
         before = self._row(lambda row: int(row[0]), query, session, cell)
         if before is None:
             raise refused(self.path, f"session {session} has no cell {cell}")
         added_bytes = 0
-        for seq, (msg_type, content) in enumerate(messages, before + 1):
+        for seq, (msg_type, content) in enumerate(messages, first):
             kind, stored = _encoded(msg_type, content)
             added_bytes += len(stored)
             row_content: bytes | None = stored

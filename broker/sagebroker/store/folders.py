@@ -1,11 +1,11 @@
-"""`StateFolder` and `SessionFolder`: records, locks and files of sessions on disk.
+"""`StateFolder` and `SessionFolder`: locks and files of sessions on disk.
 
 ``<state>/instance`` names this installation: containers carry it as a label, so that two
-installations on one engine never touch each other's. ``<state>/sessions/<id>/`` holds one session:
-``lock`` (an advisory lock held by the broker process that serves it), ``session.json`` (its record,
-written before the engine is called), ``files/`` (mounted at ``/files``) and ``checkpoints/`` (mounted at
-``/checkpoint``). ``<state>/sessions/.gone-<id>/`` is one that is being removed, and ``<state>/names.lock``
-is held while a kept session's name is given away.
+installations on one engine never touch each other's. ``<state>/store.sqlite`` holds what is to be
+known of all sessions (see `database`). ``<state>/sessions/<id>/`` holds one session: ``lock`` (an advisory
+lock held by the broker process that serves it), ``files/`` (mounted at ``/files``), ``checkpoints/``
+(mounted at ``/checkpoint``) and ``outputs/`` (large outputs of its cells).
+``<state>/sessions/.gone-<id>/`` is one that is being removed.
 
 Every function here blocks; callers run them in a thread.
 """
@@ -13,30 +13,19 @@ Every function here blocks; callers run them in a thread.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import secrets
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 from sagebroker.errors import ConfigError, SessionGoneError, SessionInUseError, StorageError
 
 from . import locks
 from .trees import remove_tree
 
-RECORD_LIMIT_BYTES = 65_536
-"""A record is about 500 bytes and its notices; more is not one of ours."""
-
 LOCK_LIMIT_S = 0.5
 """Others hold a lock for milliseconds to see whether anybody has it; an owner holds it for good."""
-
-NAMES_LIMIT_S = 10.0
-"""Giving a name away takes some milliseconds, and a slow disk's sync some tenths of a second."""
 
 GONE_PREFIX = ".gone-"
 """Beginning of the names of folders that are being removed; a session's id begins with no dot."""
@@ -47,30 +36,6 @@ REMNANTS_LIMIT_S = 2.0
 _SPACE_HINT = "Free some disk, or set SAGEBROKER_STATE_DIR to a folder with space that is writable."
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SessionRecord:
-    """What is needed to find a session again."""
-
-    id: str
-    name: str
-    keep: bool
-    created: str
-    """ISO 8601, UTC."""
-    uid: int
-    """User the container runs as."""
-    wire_id: str
-    """ZeroMQ identity; a successor with the same one receives what was meant for its predecessor."""
-    kernelspec: str
-    image: str
-    memory_bytes: int
-    next_cell: int = 1
-    generation: int = 0
-    """The last incarnation of its kernel that a broker served; 0 where none was."""
-    notices: tuple[str, ...] = ()
-    """Sentences that nobody has been told yet."""
-    version: int = 1
 
 
 class SessionFolder:
@@ -90,6 +55,11 @@ class SessionFolder:
     def checkpoints(self) -> Path:
         """The session's saved namespaces, mounted at ``/checkpoint``; written inside only."""
         return self.path / "checkpoints"
+
+    @property
+    def outputs(self) -> Path:
+        """Large outputs of its cells; the container does not see them."""
+        return self.path / "outputs"
 
     @property
     def is_locked_by_us(self) -> bool:
@@ -124,6 +94,11 @@ class SessionFolder:
         """Create the lock of a new session, and take it. Raises `OSError`."""
         self._lock_fd = locks.make_lock(self.path / "lock")
         locks.sign(self._lock_fd, str(os.getpid()))
+
+    def unsign(self) -> None:
+        """Say that this process only tidies up from now on; the lock stays. Harmless without it."""
+        if self._lock_fd is not None:
+            locks.sign(self._lock_fd, "")
 
     def unlock(self) -> None:
         """Give the lock back; harmless when it is not held."""
@@ -166,47 +141,13 @@ class SessionFolder:
             return None
         return pid if pid and Path(f"/proc/{pid}").exists() else None
 
-    def write(self, record: SessionRecord) -> None:
-        """Replace the record, atomically and on disk before this returns.
-
-        Raises:
-            StorageError: The disk refuses; what was there before is still there.
-        """
-        target = self.path / "session.json"
-        draft = target.with_suffix(".new")
-        try:
-            fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with os.fdopen(fd, "w", encoding="utf-8") as file:
-                file.write(_to_json(record))
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(target)
-        except OSError as error:
-            raise StorageError(
-                f"The record of session {record.name!r} cannot be written: {error}.",
-                hint=_SPACE_HINT,
-            ) from error
-
-    def read(self) -> SessionRecord | None:
-        """The record, or None where there is none that can be read (nothing is deleted for it)."""
-        try:
-            text = (self.path / "session.json").read_text(encoding="utf-8")[:RECORD_LIMIT_BYTES]
-            values: dict[str, Any] = json.loads(text)
-            known = {f.name for f in fields(SessionRecord)}
-            values["notices"] = tuple(str(notice) for notice in values.get("notices", ()))
-            return SessionRecord(**{k: v for k, v in values.items() if k in known})
-        except (OSError, ValueError, TypeError, AttributeError):
-            return None
-
     def blank_since(self) -> float | None:
-        """Wall-clock seconds since when this is a folder without a record, files and checkpoints.
+        """Wall-clock seconds since when it is as it was made; for one that the store does not know.
 
         Somebody is just making it, or was killed over it. None where anything at all is in it.
         """
         try:
-            if (self.path / "session.json").exists():
-                return None
-            for folder in (self.files, self.checkpoints):
+            for folder in (self.files, self.checkpoints, self.outputs):
                 if folder.exists() and any(folder.iterdir()):
                     return None
             return self.path.stat().st_mtime
@@ -238,19 +179,17 @@ class SessionFolder:
             self.unlock()
 
 
-def _to_json(record: SessionRecord) -> str:
-    """The record as text that `SessionFolder.read` takes: the oldest notices go where it is too long."""
-    while len(text := json.dumps(asdict(record), indent=1)) > RECORD_LIMIT_BYTES and record.notices:
-        record = replace(record, notices=record.notices[1:])
-    return text
-
-
 class StateFolder:
     """The folder of one installation."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.sessions = path / "sessions"
+        self.database = path / "store.sqlite"
+
+    def folder(self, session_id: str) -> SessionFolder:
+        """The folder of a session, which need not be there."""
+        return SessionFolder(self.sessions / session_id)
 
     def open(self) -> str:
         """Create what is missing; returns the installation's id.
@@ -280,36 +219,13 @@ class StateFolder:
             ) from error
         return instance
 
-    @contextmanager
-    def names_lock(self) -> Iterator[None]:
-        """Whoever holds this may look for a kept session's name and give it away.
-
-        Raises:
-            SessionInUseError: Others held it for `NAMES_LIMIT_S`.
-            StorageError: The disk refuses.
-        """
-        try:
-            fd = locks.wait_for_lock(self.path / "names.lock", NAMES_LIMIT_S)
-        except TimeoutError as error:
-            raise SessionInUseError(
-                "Other sagebroker processes are opening sessions at this moment.", hint="Try again."
-            ) from error
-        except OSError as error:
-            raise StorageError(
-                f"The state folder {self.path} cannot be used: {error}.", hint=_SPACE_HINT
-            ) from error
-        try:
-            yield
-        finally:
-            os.close(fd)
-
     def create(self, session_id: str) -> SessionFolder:
         """A new, locked folder for a session.
 
         Raises:
             StorageError: The disk refuses; nothing is left.
         """
-        folder = SessionFolder(self.sessions / session_id)
+        folder = self.folder(session_id)
         try:
             folder.path.mkdir(mode=0o700)
             try:
@@ -339,14 +255,6 @@ class StateFolder:
                 hint="Make that folder readable, or end and start sagebroker.",
             ) from error
         return [SessionFolder(p) for p in found if p.is_dir()]
-
-    def find_kept(self, name: str) -> SessionFolder | None:
-        """The folder of the kept session ``name``, locked or not."""
-        for folder in self.list():
-            record = folder.read()
-            if record is not None and record.keep and record.name == name:
-                return folder
-        return None
 
     def _remove_remnants(self) -> None:
         """Go on with removals that were broken off; bounded, and no reason not to start."""

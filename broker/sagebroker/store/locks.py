@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import time
 from pathlib import Path
 
 POLL_S = 0.02
@@ -43,30 +42,6 @@ def try_lock(path: Path) -> int | None:
         os.close(fd)
         raise
     return fd
-
-
-def wait_for_lock(path: Path, limit_s: float) -> int:
-    """Take the lock ``path``, made if need be; returns the descriptor to keep.
-
-    Raises:
-        TimeoutError: Somebody else had it for ``limit_s`` seconds.
-        OSError: It cannot be used.
-    """
-    deadline = time.monotonic() + limit_s
-    fd = os.open(path, _FLAGS | os.O_CREAT, 0o600)
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                os.close(fd)
-                raise TimeoutError(f"{path} is held by another process") from None
-            time.sleep(POLL_S)
-        except BaseException:
-            os.close(fd)
-            raise
-        else:
-            return fd
 
 
 def sign(fd: int, name: str) -> None:

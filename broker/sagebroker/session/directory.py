@@ -1,0 +1,129 @@
+"""`Directory`: which session a name means, among those of this process and those of the store."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from sagebroker.errors import SessionBusyError, SessionInUseError, SessionNotFoundError
+from sagebroker.session.recall import recall
+
+if TYPE_CHECKING:
+    from sagebroker.config import BrokerConfig
+    from sagebroker.session.cell import Cell
+    from sagebroker.session.found import Found
+    from sagebroker.session.opener import Opener
+    from sagebroker.session.session import Session
+    from sagebroker.store.records import Hibernate, OnEnd, SessionRow
+    from sagebroker.store.store import Store
+
+
+class Directory:
+    """See the module."""
+
+    def __init__(self, config: BrokerConfig, opener: Opener, store: Store) -> None:
+        self._config = config
+        self._opener = opener
+        self._store = store
+        self._open: dict[str, Session] = {}
+        self._beside: dict[str, str] = {}
+        """Names that another process serves, and the sessions that serve for them here."""
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def get(self, name: str) -> Session | None:
+        """The open session that ``name`` means, or None."""
+        return self._open.get(self.resolve(name))
+
+    def resolve(self, name: str) -> str:
+        """The session's own name, where ``name`` means one that serves for another."""
+        return self._beside.get(name, name)
+
+    def all(self) -> list[Session]:
+        """Every open session, by name."""
+        return [self._open[name] for name in sorted(self._open)]
+
+    def add(self, session: Session, name: str | None) -> None:
+        """A session is being opened; ``name`` means it, too."""
+        self._open[session.name] = session
+        if name is not None and session.name != name:
+            self._beside[name] = session.name
+
+    def forget(self, session: Session) -> None:
+        """A session has ended."""
+        if self._open.get(session.name) is session:
+            del self._open[session.name]
+        if session.is_removed:
+            self._beside = {n: real for n, real in self._beside.items() if real != session.name}
+
+    async def stored(self) -> list[SessionRow]:
+        """Every session there is, open, asleep or another process's, by name. Raises `StorageError`."""
+        rows = await self._store.call(lambda db: db.sessions())
+        return sorted(rows, key=lambda row: row.name)
+
+    async def check(self, name: str) -> None:
+        """Raise `SessionNotFoundError` where there is no session ``name``, open or asleep."""
+        if self.get(name) is None:
+            rows = await self.stored()
+            if not any(row.name == name for row in rows):
+                raise SessionNotFoundError(name, [row.name for row in rows])
+
+    async def check_idle(self, name: str) -> None:
+        """Raise `SessionBusyError` where a cell runs in a session that nobody serves here."""
+        row = await self._store.call(lambda db: db.session_named(name))
+        if row is None or self.get(name) is not None:
+            return
+        sent = [
+            c for c in await self._store.call(lambda db: db.unfinished_cells(row.id)) if c.msg_id
+        ]
+        if sent:
+            raise SessionBusyError(
+                f"Cell {sent[-1].number} runs in session {name!r}.",
+                hint="Wait for its end with sage_wait, or stop it with: sagebroker sessions interrupt "
+                f"{name}",
+            )
+
+    async def read_cell(self, name: str, number: int) -> Cell:
+        """See `Broker.read_cell`."""
+        name = self.resolve(name)
+        found = self._open.get(name)
+        if found is not None:
+            return await found.recall(number)
+        row = await self._store.call(lambda db: db.session_named(name))
+        if row is None:
+            raise SessionNotFoundError(name, [r.name for r in await self.stored()])
+        limits = self._config.session
+        return await self._store.call(lambda db: recall(db, row.id, name, number, limits))
+
+    async def find_or_make(
+        self, name: str, *, on_end: OnEnd, hibernate: Hibernate, beside: bool
+    ) -> Found:
+        """The session of this name that an earlier broker has left, or a new one.
+
+        Args:
+            name: Checked already.
+            on_end: What happens to a new one at its broker's end.
+            hibernate: What happens to a new one when it is idle.
+            beside: Make a new one with a name like it if another process serves that one.
+
+        Raises:
+            SessionInUseError: Another process serves it.
+            BrokerError: See `Opener`.
+        """
+        real = self.resolve(name)
+        try:
+            found = await self._opener.find(real)
+            return found or await self._opener.make(real, on_end=on_end, hibernate=hibernate)
+        except SessionInUseError:
+            if not beside:
+                raise
+        other = await self._opener.free_name(name)
+        found = await self._opener.make(other, on_end=on_end, hibernate=hibernate)
+        sentence = f"Another client uses the session {name!r}: here that name means {other!r}."
+        return replace(found, row=replace(found.row, notices=(sentence,)))
+
+    async def make_private(self, name: str) -> Found:
+        """A new session with a name like ``name``, that is closed when its broker ends."""
+        name = await self._opener.free_name(name)
+        return await self._opener.make(name, on_end="close", hibernate="never")
