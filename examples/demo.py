@@ -10,6 +10,7 @@ import base64
 import os
 import re
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,11 +87,23 @@ ENDLESS = Cell(
 AFTERWARDS = Cell("The variables are still there", "n == 2^127 - 1, E.rank()", ("(True, 2)",))
 
 
-def sagebroker_mcp() -> StdioServerParameters:
-    """The command that an MCP client is configured with: ``.venv/bin/sagebroker mcp``."""
+NEXT_CLIENT = Cell(
+    "The client has ended; the next one finds the session asleep, and wakes it",
+    "n == 2^127 - 1, E.rank()",
+    ("was asleep and is awake again", "(True, 2)"),
+)
+
+
+def sagebroker_mcp(state: str) -> StdioServerParameters:
+    """The command that an MCP client is configured with: ``.venv/bin/sagebroker mcp``.
+
+    Args:
+        state: Folder for its sessions: the demo must not touch those of whoever runs it.
+    """
     command = Path(sys.executable).with_name("sagebroker")
     # Clients pass on little of their environment; the demo passes all, for DOCKER_HOST and the like.
-    return StdioServerParameters(command=str(command), args=["mcp"], env=dict(os.environ))
+    env = {**os.environ, "SAGEBROKER_STATE_DIR": state}
+    return StdioServerParameters(command=str(command), args=["mcp"], env=env)
 
 
 def text_of(answer: CallToolResult) -> str:
@@ -166,10 +179,10 @@ async def interrupt_endless(client: Client, number: int) -> None:
         raise DemoError("The computation could not be interrupted.")
 
 
-async def demonstrate(folder: Path) -> None:
+async def demonstrate(folder: Path, state: str) -> None:
     began = time.monotonic()
     console.print("Starting an MCP client and 'sagebroker mcp' ...")
-    async with Client(sagebroker_mcp()) as client:
+    async with Client(sagebroker_mcp(state)) as client:
         tools = sorted(tool.name for tool in (await client.list_tools()).tools)
         console.print(f"The server offers {', '.join(tools)}.")
         console.print("Opening a session: a container of its own, with a fresh Sage kernel ...")
@@ -181,6 +194,8 @@ async def demonstrate(folder: Path) -> None:
             await run_cell(client, number, cell, folder)
         await interrupt_endless(client, len(CELLS) + 1)
         await run_cell(client, len(CELLS) + 2, AFTERWARDS, folder)
+    async with Client(sagebroker_mcp(state)) as client:
+        await run_cell(client, len(CELLS) + 3, NEXT_CLIENT, folder)
         answer, _ = await call(client, "sage_close", session="default")
         if answer.is_error:
             raise DemoError(text_of(answer))
@@ -200,7 +215,8 @@ def demo_error(failure: BaseException) -> DemoError | None:
 def main() -> int:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "demo-output")
     try:
-        anyio.run(demonstrate, folder)
+        with tempfile.TemporaryDirectory(prefix="sagebroker-demo-") as state:
+            anyio.run(demonstrate, folder, state)
     except (DemoError, BaseExceptionGroup) as failure:
         error = demo_error(failure)
         if error is None:
