@@ -320,6 +320,7 @@ class Broker(AsyncContextManagerMixin):
         if found is None or (not found.is_removed and await self._is_asleep(real)):
             catalogue = await self.catalogue()
             await catalogue.close(await catalogue.find(real))
+            self._directory.forget_aliases(real)
             found = None
         if found is None or found.is_removed:
             return f"Session {name!r} is closed; its variables and files are gone."

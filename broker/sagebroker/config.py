@@ -125,7 +125,7 @@ class HibernationConfig(_Branch):
     """Time without use after which a session sleeps, if all its variables can be saved."""
     save_limit_s: float = Field(default=20.0, gt=0)
     """Time to bring the last changes into a checkpoint before the container goes."""
-    drain_s: float = Field(default=1.0, ge=0)
+    drain_s: float = Field(default=0.5, ge=0)
     """Time that running cells have to end by themselves when the broker ends."""
 
 

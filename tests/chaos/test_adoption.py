@@ -119,7 +119,7 @@ async def test_a_death_that_the_killed_broker_has_told_nobody_is_told_by_the_nex
     config: BrokerConfig,
 ) -> None:
     await killed(
-        config, DYING, until="session.info().kernel_generation == 2 and session._desk.notices"
+        config, DYING, until="session.info().kernel_generation == 2 and session._keeper.row.notices"
     )
     await expect_told(config, "lost (")
 

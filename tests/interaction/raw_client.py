@@ -13,8 +13,9 @@ from anyio.abc import Process
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 HANG_GUARD_S = 60.0
-CLIENT_PATIENCE_S = 4.0
-"""From closing stdin to SIGKILL, as the MCP SDK's own client does it."""
+CLIENT_PATIENCE_S = 12.0
+"""Three times what the MCP SDK's own client waits from closing stdin to SIGKILL: machines are noisy, and what
+is killed then is taken over by the next server."""
 
 
 class RawClient:

@@ -135,3 +135,17 @@ async def test_a_session_that_sleeps_can_be_closed(broker: Broker, memory_client
     assert not is_error(await call(memory_client, "sage_close", session="default"))
     assert await broker.stored_sessions() == []
     assert is_error(await call(memory_client, "sage_wait", session="default", cell=1))
+
+
+async def test_an_interrupt_of_a_session_that_is_not_open_here_says_so_and_wakes_nothing(
+    broker: Broker, memory_client: Client
+) -> None:
+    await run(memory_client, "a = 1")
+    await broker.session("default").hibernate()
+    said = await call(memory_client, "sage_interrupt", session="default")
+    assert not is_error(said)
+    assert text_of(said) == "Session 'default' is not open here; sage_open opens it."
+    assert broker.sessions() == []
+    refused = await call(memory_client, "sage_interrupt", session="none-such")
+    assert is_error(refused)
+    assert "none-such" in text_of(refused)

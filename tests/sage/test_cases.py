@@ -55,6 +55,7 @@ async def client(sage_image: str) -> AsyncIterator[Client]:
     try:
         async with Client(parameters, mode="auto") as opened:
             yield opened
+            await opened.call_tool("sage_close", {"session": "default"})
         for place in ("run", "state/sessions"):
             assert not list((folder / place).glob("*")), "the server left something behind"
     finally:

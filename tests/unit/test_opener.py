@@ -223,8 +223,7 @@ async def test_one_that_cannot_be_removed_now_is_told_and_tried_again(
     engine.fail("remove")
     with pytest.raises(RuntimeUnavailableError):
         await opener.find("work")
-    assert folder.owner() is None
-    assert await names(store) == ["work"]
+    assert (folder.owner(), await names(store)) == (None, ["work"])
     assert await opener.find("work") is None
     assert await names(store) == []
 
@@ -237,8 +236,7 @@ async def test_an_engine_that_is_down_changes_nothing(
     engine.is_down = True
     with pytest.raises(RuntimeUnavailableError):
         await opener.find("work")
-    assert folder.owner() is None
-    assert await stored(store, folder.id) == before
+    assert (folder.owner(), await stored(store, folder.id)) == (None, before)
     engine.is_down = False
     found = await opener.find("work")
     assert found is not None
@@ -255,17 +253,16 @@ async def test_a_session_whose_folder_is_lost_keeps_what_is_stored_and_says_so(
     found = await opener.find("work")
     assert found is not None
     assert "its files and saved variables are gone" in found.row.notices[-1]
-    assert found.next_cell == 2
-    assert found.folder.files.exists()
+    assert (found.next_cell, found.folder.files.exists()) == (2, True)
     found.folder.unlock()
 
 
-async def test_a_session_that_was_being_closed_when_its_folder_had_gone_is_forgotten(
-    opener: Opener, installation: StateFolder, store: Store
+async def test_a_session_whose_closing_was_broken_off_is_forgotten(
+    opener: Opener, store: Store
 ) -> None:
     folder = await left(opener)
-    await change(store, folder.id, on_end="close", state="stopping")
-    folder.path.rename(installation.path / "elsewhere")
+    await change(store, folder.id, on_end="close")
+    folder.delete()
     assert await opener.find("work") is None
     assert await names(store) == []
 

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.to_thread
 
-from sagebroker.errors import BrokerError
+from sagebroker.errors import BrokerError, StorageError
 from sagebroker.session.launch import container_name
 
 if TYPE_CHECKING:
     from sagebroker.session.directory import Directory
     from sagebroker.session.launch import Launcher
     from sagebroker.store.folders import StateFolder
+    from sagebroker.store.records import SessionRow
 
 _log = logging.getLogger(__name__)
 
@@ -65,6 +66,14 @@ async def _left_awake(directory: Directory, launcher: Launcher, state: StateFold
     return [
         row.name
         for row in awake
-        if container_name(row.id) in running
-        and await anyio.to_thread.run_sync(state.folder(row.id).owner) is None
+        if container_name(row.id) in running and not await _is_served(row, state)
     ]
+
+
+async def _is_served(row: SessionRow, state: StateFolder) -> bool:
+    """Whether somebody serves a session, or nobody can because of its lock."""
+    try:
+        return await anyio.to_thread.run_sync(state.folder(row.id).owner) is not None
+    except StorageError as error:
+        _log.warning("Session %s is not taken over: %s", row.name, error)
+        return True

@@ -20,6 +20,7 @@ from sagebroker.errors import (
     SessionGoneError,
     SessionInUseError,
     SessionNotFoundError,
+    StorageError,
 )
 from sagebroker.kernel.checkpoints import CheckpointInfo, read_checkpoints
 from sagebroker.session.launch import container_name
@@ -79,7 +80,7 @@ class Catalogue:
                 CatalogueEntry(
                     row=row,
                     folder=folder,
-                    owner=await anyio.to_thread.run_sync(folder.owner),
+                    owner=await anyio.to_thread.run_sync(_owner, folder),
                     container=containers.get(container_name(row.id)),
                 )
             )
@@ -150,3 +151,12 @@ class Catalogue:
                 f"The session {entry.row.name!r} has no running kernel.",
                 hint=f"sagebroker run -s {entry.row.name} starts one.",
             ) from error
+
+
+def _owner(folder: SessionFolder) -> int | None:
+    """The process that serves a session. Blocks."""
+    try:
+        return folder.owner()
+    except StorageError:
+        # One damaged lock hides no other session; who wants to use this one is told.
+        return None

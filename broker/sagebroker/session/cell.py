@@ -92,12 +92,13 @@ class Cell:
         self.started_at = time.monotonic()
         self.on_change(self)
 
-    def finish(self, status: CellStatus) -> None:
-        """It ended; the first end counts."""
+    def finish(self, status: CellStatus, ended_at: float | None = None) -> None:
+        """It ended, now or at an earlier monotonic second; the first end counts."""
         if self.status.is_final:
             return
         self.status = status
-        self.ended_at = time.monotonic()
+        now = time.monotonic()
+        self.ended_at = now if ended_at is None else min(now, ended_at)
         self._ended.set()
         self.on_change(self)
 

@@ -55,7 +55,11 @@ class Directory:
         if self._open.get(session.name) is session:
             del self._open[session.name]
         if session.is_removed:
-            self._beside = {n: real for n, real in self._beside.items() if real != session.name}
+            self.forget_aliases(session.name)
+
+    def forget_aliases(self, real: str) -> None:
+        """A session is gone: the names that meant it mean others' again."""
+        self._beside = {n: r for n, r in self._beside.items() if r != real}
 
     async def stored(self) -> list[SessionRow]:
         """Every session there is, open, asleep or another process's, by name. Raises `StorageError`."""

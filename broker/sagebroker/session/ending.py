@@ -39,6 +39,7 @@ class Ending:
         self._folder = found.folder
         self._is_new = found.is_new
         self._was_asleep = not found.is_new and found.row.state == "hibernated"
+        self._found_notices = found.row.notices
         self._desk = desk
         self._keeper = keeper
         self._launcher = launcher
@@ -114,7 +115,8 @@ class Ending:
         if self.has_launched:
             await self.discard()
         if self._was_asleep and self._keeper.row.state != "hibernated":
-            await self._keeper.change(state="hibernated")
+            # Nobody has heard that it was awake: the next wake tells it.
+            await self._keeper.change(state="hibernated", notices=self._found_notices)
 
     async def _write(self, how: End) -> None:
         await self._transcript.write()

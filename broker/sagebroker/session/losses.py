@@ -76,13 +76,12 @@ class Losses:
         self.tg.start_soon(partial(self._keeper.note, "kernel.died", **detail))
 
     async def _tell(self, before: str) -> None:
-        sentence = f"{before} {await self._fate.told(math.inf)}".strip()
-        # On disk first: a broker that is killed before anybody asks must not take it along.
+        self._desk.notices.append(f"{before} {await self._fate.told(math.inf)}".strip())
+        # On disk, too: a broker that is killed before anybody asks must not take it along.
         try:
-            await self._keeper.change(notices=(*self._desk.untold(), sentence))
+            await self._keeper.change(notices=tuple(self._desk.untold()))
         except BrokerError as error:
             _log.warning("Session %s: %s", self._keeper.row.id, error)
-        self._desk.notices.append(sentence)
 
     async def _finish(self, cell: Cell, status: CellStatus, sentence: str) -> None:
         fate = ""

@@ -47,8 +47,8 @@ def journal_path(folder: SessionFolder) -> Path:
     return folder.checkpoints / JOURNAL_FILE
 
 
-def _written_at(path: Path) -> float | None:
-    """The monotonic second at which a file was written last; None where there is none."""
+def written_at(path: Path) -> float | None:
+    """The monotonic second at which a file was written last; None where there is none. Blocks."""
     try:
         return monotonic(path.stat().st_mtime)
     except OSError:
@@ -86,7 +86,7 @@ class CellRunner:
         self._desk.begin_cell(cell)
         cell.start(ChannelSet.new_msg_id(), kernel.generation)
         try:
-            if not await self._is_noted(cell):
+            if not await self._is_noted(cell) or self._is_dropped(cell):
                 return None
             sending = kernel.executing(
                 cell.code,
@@ -113,19 +113,20 @@ class CellRunner:
             on_message=lambda message: self._transcript.add(cell, message),
         )
         try:
-            end = await self._to_its_end(kernel, cell, following)
-            if cell.ended_at is not None:
-                # It may have ended long before anybody was here to see it.
-                ended_at = await anyio.to_thread.run_sync(_written_at, journal_path(self._folder))
-                cell.ended_at = min(cell.ended_at, ended_at or cell.ended_at)
-            return end
+            return await self._to_its_end(kernel, cell, following, is_followed=True)
         finally:
             self._desk.end_cell()
 
     async def _to_its_end(
-        self, kernel: Kernel, cell: Cell, executing: AbstractAsyncContextManager[RunningCell]
+        self,
+        kernel: Kernel,
+        cell: Cell,
+        executing: AbstractAsyncContextManager[RunningCell],
+        *,
+        is_followed: bool = False,
     ) -> tuple[CellStatus, str] | None:
         self._climbing = False
+        ended_at = None
         try:
             async with executing as running:
                 async with anyio.create_task_group() as tg:
@@ -134,7 +135,11 @@ class CellRunner:
                     await running.wait_ended()
                     if not self._climbing:
                         tg.cancel_scope.cancel()
-                return self._conclude(cell, running, kernel.exit)
+                if is_followed:
+                    # It may have ended long before anybody was here to see it.
+                    path = journal_path(self._folder)
+                    ended_at = await anyio.to_thread.run_sync(written_at, path)
+                return self._conclude(cell, running, kernel.exit, ended_at)
         except KernelError:
             raise
         except BaseException:
@@ -159,15 +164,22 @@ class CellRunner:
     def _unsent(self, kernel: Kernel, cell: Cell, error: KernelError) -> None:
         """The kernel is dead or takes nothing: the cell is next again, a few times."""
         cell.attempts += 0 if kernel.is_dead else 1
-        if self._desk.stop is not None:
-            cell.requeue()
-            self._desk.queue.drop(cell, self._desk.stop[0], outcome.NOT_RUN)
-        elif cell.attempts < outcome.UNSENT_LIMIT:
+        if self._is_dropped(cell):
+            return
+        if cell.attempts < outcome.UNSENT_LIMIT:
             self._desk.queue.put_back(cell)
             kernel.suspect()
         else:
             cell.notices.append(f"The cell was not run: {error}")
             cell.finish(CellStatus.DIED)
+
+    def _is_dropped(self, cell: Cell) -> bool:
+        """Whether somebody has wished a cell stopped that was not sent yet: it is ended unrun."""
+        if self._desk.stop is None:
+            return False
+        cell.requeue()
+        self._desk.queue.drop(cell, self._desk.stop[0], outcome.NOT_RUN)
+        return True
 
     async def _enforce(
         self, kernel: Kernel, cell: Cell, running: RunningCell, scope: anyio.CancelScope
@@ -217,7 +229,11 @@ class CellRunner:
                 return
 
     def _conclude(
-        self, cell: Cell, running: RunningCell, exit_report: ExitReport | None
+        self,
+        cell: Cell,
+        running: RunningCell,
+        exit_report: ExitReport | None,
+        ended_at: float | None,
     ) -> tuple[CellStatus, str] | None:
         execution = running.execution
         cell.failure = execution.failure
@@ -227,7 +243,7 @@ class CellRunner:
         cell.exit = exit_report
         if exit_report is None and not execution.ended(time.monotonic()):
             cell.notices.append(outcome.UNKNOWN_END)
-            cell.finish(CellStatus.INTERRUPTED)
+            cell.finish(CellStatus.INTERRUPTED, ended_at)
             return None
         status = outcome.final_status(execution, cell.ladder, exit_report)
         sentence = outcome.end_sentence(cell, status, exit_report)
@@ -245,5 +261,5 @@ class CellRunner:
         if exit_report is not None:
             return status, sentence
         cell.notices += [sentence] if sentence else []
-        cell.finish(status)
+        cell.finish(status, ended_at)
         return None

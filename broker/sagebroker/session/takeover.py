@@ -21,7 +21,7 @@ from sagebroker.model import CellStatus, ExitCause, ExitReport
 from sagebroker.protocol.execution import Execution
 from sagebroker.session import outcome
 from sagebroker.session.queue import new_fold
-from sagebroker.session.runner import journal_path
+from sagebroker.session.runner import journal_path, written_at
 
 if TYPE_CHECKING:
     from collections.abc import Set
@@ -102,7 +102,7 @@ class Takeover:
                 return end
         else:
             # A later cell, of which the store knows nothing, may have come after it.
-            is_known = not begun or begun in self._earlier
+            is_known = begun in self._earlier if begun else begun is not None
             never = answers and is_known
             cell.notices.append(outcome.NEVER_BEGUN if never else outcome.UNKNOWN_END)
             cell.finish(CellStatus.INTERRUPTED)
@@ -119,7 +119,8 @@ class Takeover:
             if outcome.was_stopped_before(cell):
                 status = CellStatus.INTERRUPTED
                 cell.notices.append(outcome.stopped_before(cell))
-            cell.finish(status)
+            ended_at = await anyio.to_thread.run_sync(written_at, journal_path(self._folder))
+            cell.finish(status, ended_at)
             self._losses.tell_later(f"After cell {cell.number}: {sentence}")
         else:
             cell.exit = report
@@ -138,11 +139,11 @@ class Takeover:
             cell.payload_text = execution.payload
         cell.output_lost = left.is_incomplete or not left.has_ended
 
-    async def _begun_cell(self, kernel: Kernel) -> str:
-        """Id of the request with which the newest cell has begun; empty for none."""
+    async def _begun_cell(self, kernel: Kernel) -> str | None:
+        """Id of the request with which the newest cell has begun; empty for none, None if nobody knows."""
         reader = JournalReader(journal_path(self._folder), kernel.host.connection.key)
         await anyio.to_thread.run_sync(reader.read_new)
-        return reader.msg_id
+        return None if reader.is_broken and not reader.msg_id else reader.msg_id
 
     async def _traces(self, cell: Cell) -> Traces:
         try:
