@@ -192,7 +192,7 @@ class Marks:
         return self._streams >= STREAMS_BEFORE_DEATH
 
 
-def _is_well(cell: Cell, status: Any) -> bool:
+def _is_well(cell: Cell, status: Any, *_: Any) -> bool:
     return bool(status == "ok")
 
 
