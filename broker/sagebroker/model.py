@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -17,6 +18,20 @@ _ID_ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 def utcnow() -> datetime:
     """Now, as an aware UTC stamp."""
     return datetime.now(UTC)
+
+
+def wall_clock(monotonic_s: float | None) -> float | None:
+    """Wall-clock seconds of a monotonic second of this process."""
+    if monotonic_s is None:
+        return None
+    return utcnow().timestamp() - (time.monotonic() - monotonic_s)
+
+
+def monotonic(wall_clock_s: float | None) -> float | None:
+    """This process's monotonic second of a wall-clock second."""
+    if wall_clock_s is None:
+        return None
+    return time.monotonic() - (utcnow().timestamp() - wall_clock_s)
 
 
 def new_session_id() -> str:

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn, TextIO
+from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 from rich.console import Console
@@ -27,6 +27,9 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_UNSERVED = 3
 EXIT_INTERRUPTED = 130
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+"""The option of every command that prints data."""
 
 out = Console(highlight=False, soft_wrap=True)
 """Results; stdout."""

@@ -8,13 +8,12 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Annotated
 
 import anyio.to_thread
 import typer
 
 from sagebroker.broker import Broker
-from sagebroker.cli.console import EXIT_UNSERVED, out, print_json, run_async
+from sagebroker.cli.console import EXIT_UNSERVED, Json, out, print_json, run_async
 from sagebroker.config import BrokerConfig, engine_environment
 from sagebroker.container.docker import DockerRuntime
 from sagebroker.container.engine import FoundEngine, find_engine
@@ -49,7 +48,7 @@ class Finding:
 
 def doctor(
     context: typer.Context,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Check engine, image, folders, limits and a real session; say what to do about each failure."""
     findings: list[Finding] = []

@@ -13,14 +13,12 @@ from typing import Annotated, Any
 
 import typer
 
-from sagebroker.cli.console import err, exits, out, print_json, run_async
+from sagebroker.cli.console import Json, err, exits, out, print_json, run_async
 from sagebroker.config import BrokerConfig, engine_environment, environment
 from sagebroker.container.engine import find_engine
 from sagebroker.container.images import ImageBuilder, open_builder
 
 image_app = typer.Typer(no_args_is_help=True, help="Build and check the Sage image.")
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 @image_app.command("build")

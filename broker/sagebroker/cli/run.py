@@ -18,6 +18,7 @@ from sagebroker.cli.console import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
     EXIT_USAGE,
+    Json,
     OutputLostError,
     complain,
     ending_signals,
@@ -55,7 +56,7 @@ def run(
     images: Annotated[
         Path | None, typer.Option(help="Folder for the images that are shown.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Run Sage code in a container and print what it prints.
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from sagebroker.cli.console import err, out, print_json, run_async
+from sagebroker.cli.console import Json, err, out, print_json, run_async
 from sagebroker.config import BrokerConfig
 from sagebroker.model import utcnow
 from sagebroker.session.catalogue import Catalogue, CatalogueEntry
@@ -19,7 +19,6 @@ from sagebroker.store.records import EventRow
 
 sessions_app = typer.Typer(no_args_is_help=True, help="List, open and end sessions.")
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Name = Annotated[str, typer.Argument(help="A session's name or id.")]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from sagebroker.cli.console import EXIT_FAILED, complain, err, out, print_json, run_async
+from sagebroker.cli.console import EXIT_FAILED, Json, complain, err, out, print_json, run_async
 from sagebroker.model import utcnow
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from sagebroker.session.session import Session
     from sagebroker.session.sleep import Saved
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Name = Annotated[str, typer.Argument(help="A session's name.")]
 
 

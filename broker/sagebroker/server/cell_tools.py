@@ -26,7 +26,7 @@ from sagebroker.server.failures import answering
 from sagebroker.server.pages import OutputStream, page
 from sagebroker.server.product import DEFAULT_SESSION
 from sagebroker.server.render import answer, block, call_text, status_line
-from sagebroker.server.waiting import wait_for_cell, with_progress
+from sagebroker.server.waiting import awake, wait_for_cell, with_progress
 from sagebroker.session.cell import Cell
 from sagebroker.session.session import Session
 
@@ -173,7 +173,7 @@ async def sage_wait(
             # It needs no kernel, so none is woken.
             return await _answer(broker.open_one(session), session, awaited, max_chars, notes)
         try:
-            found = await _found(ctx, session)
+            found = await awake(ctx, session)
         except SessionInUseError as error:
             # What its own process has stored so far is all there is to say here.
             return await _answer(None, session, awaited, max_chars, [*notes, str(error)])
@@ -235,17 +235,11 @@ async def _session_to_run_in(ctx: Context[Broker], name: str) -> Session:
     """The named session; the default one is opened where it is not."""
     broker = ctx.request_context.lifespan_context
     if name != DEFAULT_SESSION:
-        return await _found(ctx, name)
+        return await awake(ctx, name)
     found, _ = await with_progress(
         ctx, lambda: "starting the Sage kernel,", lambda: broker.open_session(name, beside=True)
     )
     return found
-
-
-async def _found(ctx: Context[Broker], name: str) -> Session:
-    """The named session, woken if it sleeps."""
-    broker = ctx.request_context.lifespan_context
-    return await with_progress(ctx, lambda: "waking the session,", lambda: broker.awake(name))
 
 
 async def _answer(

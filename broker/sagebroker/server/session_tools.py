@@ -18,7 +18,7 @@ from sagebroker.server.arguments import SessionName
 from sagebroker.server.failures import answering
 from sagebroker.server.product import DEFAULT_SESSION
 from sagebroker.server.render import block
-from sagebroker.server.waiting import with_progress
+from sagebroker.server.waiting import awake, with_progress
 from sagebroker.session.info import SessionInfo
 from sagebroker.session.session import Session
 from sagebroker.store.records import SessionRow
@@ -164,11 +164,8 @@ async def sage_restart(
     ] = False,
 ) -> CallToolResult:
     """A new kernel; see `_RESTART`."""
-    broker = ctx.request_context.lifespan_context
     with answering("sage_restart"):
-        found = await with_progress(
-            ctx, lambda: "waking the session,", lambda: broker.awake(session)
-        )
+        found = await awake(ctx, session)
         order = await found.restore_order(restore)
         said = await with_progress(
             ctx, lambda: "restarting the kernel,", partial(found.restart, restore=order)

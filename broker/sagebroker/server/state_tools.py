@@ -15,8 +15,7 @@ from sagebroker.server.arguments import SessionName
 from sagebroker.server.failures import answering
 from sagebroker.server.product import DEFAULT_SESSION
 from sagebroker.server.render import block
-from sagebroker.server.waiting import with_progress
-from sagebroker.session.session import Session
+from sagebroker.server.waiting import awake, with_progress
 from sagebroker.session.sleep import Saved
 
 MOST_VARIABLES: Final = 100
@@ -63,7 +62,7 @@ async def sage_variables(
 ) -> CallToolResult:
     """List variables; see `_VARIABLES`."""
     with answering("sage_variables"):
-        found = await _awake(ctx, session)
+        found = await awake(ctx, session)
         listed = await found.variables(pattern, limit)
         shown = len(listed.variables)
         head = f"Session {found.name!r} has {listed.total} variables"
@@ -80,7 +79,7 @@ async def sage_checkpoint(
 ) -> CallToolResult:
     """Save variables; see `_CHECKPOINT`."""
     with answering("sage_checkpoint"):
-        found = await _awake(ctx, session)
+        found = await awake(ctx, session)
         saved = await with_progress(
             ctx, lambda: "saving the variables,", lambda: found.checkpoint(label)
         )
@@ -116,8 +115,3 @@ def _variable_line(variable: Variable) -> str:
     size = "" if variable.bytes is None else f", {variable.bytes} bytes"
     value = "(does not let itself be shown)" if variable.repr is None else variable.repr
     return f"{variable.name}: {variable.type}{size}: {value}"
-
-
-async def _awake(ctx: Context[Broker], name: str) -> Session:
-    broker = ctx.request_context.lifespan_context
-    return await with_progress(ctx, lambda: "waking the session,", lambda: broker.awake(name))

@@ -56,6 +56,12 @@ async def with_progress(
     return result[0]
 
 
+async def awake(ctx: Context[Broker], name: str) -> Session:
+    """The named session, woken if it sleeps. Raises `BrokerError`."""
+    broker = ctx.request_context.lifespan_context
+    return await with_progress(ctx, lambda: "waking the session,", lambda: broker.awake(name))
+
+
 async def wait_for_cell(ctx: Context[Broker], session: Session, cell: Cell, wait_s: float) -> None:
     """Wait until the cell ends or ``wait_s`` seconds have passed.
 

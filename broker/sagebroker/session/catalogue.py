@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sagebroker.container.runtime import ContainerRuntime, ContainerStatus
-    from sagebroker.kernel.folders import RestoreOrder
     from sagebroker.session.launch import Launcher
     from sagebroker.store.folders import SessionFolder, StateFolder
     from sagebroker.store.records import EventRow, SessionRow
@@ -98,15 +97,10 @@ class Catalogue:
         """One SIGINT to the session's kernel."""
         await self._signal(entry, "SIGINT")
 
-    async def restart(self, entry: CatalogueEntry, restore: RestoreOrder = "none") -> None:
-        """Have the keeper put a new kernel in place of the session's.
-
-        Args:
-            entry: The session.
-            restore: Which checkpoint the new kernel restores.
-        """
+    async def restart(self, entry: CatalogueEntry) -> None:
+        """Have the keeper put a new kernel, without variables, in place of the session's."""
         folder = self._launcher.kernel_folder(entry.row.id)
-        await anyio.to_thread.run_sync(partial(folder.ask_restore, restore))
+        await anyio.to_thread.run_sync(partial(folder.ask_restore, "none"))
         await self._signal(entry, "SIGUSR1")
 
     async def checkpoints(self, entry: CatalogueEntry) -> Sequence[CheckpointInfo]:

@@ -12,6 +12,7 @@ import anyio
 from sagebroker.model import CellFailure, CellStatus, ExitReport, LadderOutcome
 
 if TYPE_CHECKING:
+    from sagebroker.protocol.execution import Execution
     from sagebroker.protocol.outputs import OutputFold
 
 
@@ -91,6 +92,12 @@ class Cell:
         self.msg_id, self.generation = msg_id, generation
         self.started_at = time.monotonic()
         self.on_change(self)
+
+    def take(self, execution: Execution) -> None:
+        """What its execution came to, beside its outputs and its status."""
+        self.failure = execution.failure
+        self.execution_count = execution.execution_count
+        self.payload_text = execution.payload
 
     def finish(self, status: CellStatus, ended_at: float | None = None) -> None:
         """It ended, now or at an earlier monotonic second; the first end counts."""

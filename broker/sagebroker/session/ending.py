@@ -38,7 +38,7 @@ class Ending:
     ) -> None:
         self._folder = found.folder
         self._is_new = found.is_new
-        self._was_asleep = not found.is_new and found.row.state == "hibernated"
+        self._was_asleep = found.was_asleep
         self._found_notices = found.row.notices
         self._desk = desk
         self._keeper = keeper

@@ -33,3 +33,8 @@ class Found:
     """Cells that waited then; they were never sent."""
     untold: tuple[Cell, ...] = ()
     """Cells that have cost their session something, of which nobody has been told."""
+
+    @property
+    def was_asleep(self) -> bool:
+        """It was saved, and has no container."""
+        return self.row.state == "hibernated"

@@ -87,7 +87,7 @@ class Life:
         self._wire = wire
         self._starts = starts
         self._is_new = found.is_new
-        self._was_asleep = not found.is_new and keeper.row.state == "hibernated"
+        self._was_asleep = found.was_asleep
         self._has_history = found.next_cell > 1
         self._known_generation = found.row.kernel_generation
         self._adopted: KernelHost | None = found.adopted
@@ -355,7 +355,7 @@ class Life:
         if self._desk.restart is not None and self._desk.restart.began:
             self._desk.restart.end(why)
             self._desk.restart = None
-        self._losses.settle_unrevived(f"{outcome.UNREVIVED} {why}")
+        self._losses.settle(f"{outcome.UNREVIVED} {why}")
         while self._desk.restart is None:
             wake = self._desk.wake = anyio.Event()
             if self._desk.sleep is not None:

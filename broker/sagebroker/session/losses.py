@@ -52,10 +52,6 @@ class Losses:
             self._desk.queue.warn_waiting(f"Before this cell ran: {self._fate.cause} {fate}")
         self._fate.settle(fate)
 
-    def settle_unrevived(self, fate: str) -> None:
-        """There will be no next kernel for now."""
-        self._fate.settle(fate)
-
     def tell_later(self, before: str) -> None:
         """Have the next answer say ``before`` and what became of the variables."""
         self.tg.start_soon(self._tell, before)

@@ -197,13 +197,13 @@ class Opener:
 
     async def _make_folder(self, row: SessionRow) -> SessionFolder:
         """A new folder in place of one that was lost; what the store has of the session stays."""
-        folder = await anyio.to_thread.run_sync(self._state.create, row.id)
         sentence = (
             f"The folder of session {row.name!r} was lost: its files and saved variables are gone."
         )
         _log.warning(sentence)
+        # Before the folder, whose lock nobody would give back if this failed.
         await self._store.call(partial(_add_notice, session_id=row.id, sentence=sentence))
-        return folder
+        return await anyio.to_thread.run_sync(self._state.create, row.id)
 
     def _read(self, db: Database, *, found: Found) -> Found:
         """What the store has of the session's cells. Blocks."""

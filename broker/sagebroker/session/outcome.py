@@ -63,6 +63,17 @@ def final_status(
     return CellStatus.ERROR if ladder is None else CellStatus.INTERRUPTED
 
 
+def conclusion(
+    cell: Cell, execution: Execution, exit_report: ExitReport | None
+) -> tuple[CellStatus, str]:
+    """How ``cell`` ended: its status, and a sentence where it did not end by itself."""
+    if exit_report is None and _was_stopped_before(cell):
+        why = _why(cell.stop_reason, cell.time_limit_s)
+        return CellStatus.INTERRUPTED, f"The cell {why}. All variables are kept."
+    status = final_status(execution, cell.ladder, exit_report)
+    return status, end_sentence(cell, status, exit_report)
+
+
 def end_sentence(cell: Cell, status: CellStatus, exit_report: ExitReport | None) -> str:
     """What ended ``cell``; empty where it ended by itself. `fate_sentence` says what became of the rest."""
     unasked = exit_report is not None and exit_report.cause is not ExitCause.REPLACED
@@ -74,7 +85,7 @@ def end_sentence(cell: Cell, status: CellStatus, exit_report: ExitReport | None)
     return "" if exit_report is None else death_sentence(exit_report)
 
 
-def was_stopped_before(cell: Cell) -> bool:
+def _was_stopped_before(cell: Cell) -> bool:
     """Whether an earlier broker was stopping the cell when it was killed, and the cell has obeyed."""
     return (
         cell.ladder is None
@@ -82,11 +93,6 @@ def was_stopped_before(cell: Cell) -> bool:
         and cell.failure is not None
         and cell.failure.ename == "KeyboardInterrupt"
     )
-
-
-def stopped_before(cell: Cell) -> str:
-    """What is said of such a cell."""
-    return f"The cell {_why(cell.stop_reason, cell.time_limit_s)}. All variables are kept."
 
 
 def stop_sentence(reason: str, time_limit_s: float, ladder: LadderOutcome) -> str:

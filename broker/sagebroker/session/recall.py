@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from sagebroker.model import CellFailure, ExitCause, ExitReport, LadderOutcome, utcnow
+from sagebroker.model import CellFailure, ExitCause, ExitReport, LadderOutcome, monotonic
 from sagebroker.protocol.messages import Message
 from sagebroker.protocol.outputs import OutputFold
 from sagebroker.session.cell import Cell
@@ -79,13 +79,6 @@ def cell_of(row: CellRow, outputs: Sequence[OutputRow], limits: SessionConfig) -
     else:
         cell.status = row.status
     return cell
-
-
-def monotonic(wall_clock: float | None) -> float | None:
-    """This process's monotonic second of a stored wall-clock second."""
-    if wall_clock is None:
-        return None
-    return time.monotonic() - (utcnow().timestamp() - wall_clock)
 
 
 def _failure(stored: dict[str, Any] | None) -> CellFailure | None:

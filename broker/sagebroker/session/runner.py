@@ -15,11 +15,10 @@ from sagebroker.kernel.channels import ChannelSet
 from sagebroker.kernel.checkpoints import LABELLED_LIMIT
 from sagebroker.kernel.journal import JOURNAL_FILE, JOURNAL_LIMIT_BYTES
 from sagebroker.logs import event
-from sagebroker.model import CellStatus, ExitReport
+from sagebroker.model import CellStatus, ExitReport, monotonic
 from sagebroker.session import outcome
 from sagebroker.session.files import used_bytes
 from sagebroker.session.queue import new_fold
-from sagebroker.session.recall import monotonic
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -47,10 +46,10 @@ def journal_path(folder: SessionFolder) -> Path:
     return folder.checkpoints / JOURNAL_FILE
 
 
-def written_at(path: Path) -> float | None:
-    """The monotonic second at which a file was written last; None where there is none. Blocks."""
+def journal_written_at(folder: SessionFolder) -> float | None:
+    """The monotonic second at which that was written last; None where there is none. Blocks."""
     try:
-        return monotonic(path.stat().st_mtime)
+        return monotonic(journal_path(folder).stat().st_mtime)
     except OSError:
         return None
 
@@ -137,8 +136,7 @@ class CellRunner:
                         tg.cancel_scope.cancel()
                 if is_followed:
                     # It may have ended long before anybody was here to see it.
-                    path = journal_path(self._folder)
-                    ended_at = await anyio.to_thread.run_sync(written_at, path)
+                    ended_at = await anyio.to_thread.run_sync(journal_written_at, self._folder)
                 return self._conclude(cell, running, kernel.exit, ended_at)
         except KernelError:
             raise
@@ -236,19 +234,14 @@ class CellRunner:
         ended_at: float | None,
     ) -> tuple[CellStatus, str] | None:
         execution = running.execution
-        cell.failure = execution.failure
-        cell.execution_count = execution.execution_count
-        cell.payload_text = execution.payload
+        cell.take(execution)
         cell.reply_lost, cell.output_lost = execution.reply_lost, running.output_lost
         cell.exit = exit_report
         if exit_report is None and not execution.ended(time.monotonic()):
             cell.notices.append(outcome.UNKNOWN_END)
             cell.finish(CellStatus.INTERRUPTED, ended_at)
             return None
-        status = outcome.final_status(execution, cell.ladder, exit_report)
-        sentence = outcome.end_sentence(cell, status, exit_report)
-        if exit_report is None and outcome.was_stopped_before(cell):
-            status, sentence = CellStatus.INTERRUPTED, outcome.stopped_before(cell)
+        status, sentence = outcome.conclusion(cell, execution, exit_report)
         _log.info(
             "Cell %d of session %s: %s",
             cell.number,

@@ -21,7 +21,7 @@ from sagebroker.model import CellStatus, ExitCause, ExitReport
 from sagebroker.protocol.execution import Execution
 from sagebroker.session import outcome
 from sagebroker.session.queue import new_fold
-from sagebroker.session.runner import journal_path, written_at
+from sagebroker.session.runner import journal_path, journal_written_at
 
 if TYPE_CHECKING:
     from collections.abc import Set
@@ -115,11 +115,9 @@ class Takeover:
         self._take(cell, left)
         sentence = outcome.death_sentence(report)
         if left.has_ended:
-            status = outcome.final_status(left.execution, cell.ladder, None)
-            if outcome.was_stopped_before(cell):
-                status = CellStatus.INTERRUPTED
-                cell.notices.append(outcome.stopped_before(cell))
-            ended_at = await anyio.to_thread.run_sync(written_at, journal_path(self._folder))
+            status, why = outcome.conclusion(cell, left.execution, None)
+            cell.notices += [why] if why else []
+            ended_at = await anyio.to_thread.run_sync(journal_written_at, self._folder)
             cell.finish(status, ended_at)
             self._losses.tell_later(f"After cell {cell.number}: {sentence}")
         else:
@@ -134,9 +132,7 @@ class Takeover:
             self._transcript.replace_outputs(cell)
             for message in left.messages:
                 self._transcript.add(cell, message)
-            cell.failure = execution.failure
-            cell.execution_count = execution.execution_count
-            cell.payload_text = execution.payload
+            cell.take(execution)
         cell.output_lost = left.is_incomplete or not left.has_ended
 
     async def _begun_cell(self, kernel: Kernel) -> str | None:

@@ -10,7 +10,6 @@ What the store refuses is kept here and tried again, within bounds, and the sess
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 
 from sagebroker.errors import SessionGoneError, StorageError
-from sagebroker.model import utcnow
+from sagebroker.model import wall_clock
 from sagebroker.store.records import CellRow
 
 if TYPE_CHECKING:
@@ -301,13 +300,6 @@ def cell_row(session: str, cell: Cell) -> CellRow:
         output_lost=cell.output_lost,
         told=cell.told,
     )
-
-
-def wall_clock(monotonic: float | None) -> float | None:
-    """Wall-clock seconds of a monotonic second of this process."""
-    if monotonic is None:
-        return None
-    return utcnow().timestamp() - (time.monotonic() - monotonic)
 
 
 def _is_cut(outputs: OutputFold) -> bool:
