@@ -20,6 +20,19 @@ async def runtime(sage_image: str) -> AsyncIterator[LocalRuntime]:
         assert not local.containers, "a session left its container"
 
 
+def sleepy(config: BrokerConfig) -> BrokerConfig:
+    """With sessions that sleep when their broker ends."""
+    sleep = HibernationConfig(at_end=True, drain_s=0.1)
+    return config.model_copy(update={"hibernation": sleep})
+
+
+@pytest.fixture
+def impatient(config: BrokerConfig) -> BrokerConfig:
+    """Sessions sleep as soon as nobody uses them; 1 s is the shortest that may be configured."""
+    sleep = HibernationConfig(at_end=True, idle_s=1.0)
+    return config.model_copy(update={"hibernation": sleep})
+
+
 @pytest.fixture
 def config(config: BrokerConfig) -> BrokerConfig:
     """Sessions end with their broker, unless a test wants them to sleep."""

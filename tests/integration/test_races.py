@@ -9,10 +9,11 @@ from pathlib import Path
 import anyio
 import pytest
 from tests.cells import LIMIT_S, ended, result
+from tests.integration.conftest import sleepy
 from tests.integration.moments import Doomed, Held, files_of, until
 
 from sagebroker.broker import Broker
-from sagebroker.config import BrokerConfig, HibernationConfig
+from sagebroker.config import BrokerConfig
 from sagebroker.errors import SessionInUseError
 from sagebroker.model import CellStatus, SessionState
 from sagebroker.session import wishes
@@ -31,9 +32,7 @@ BESIDE = "Another client uses the session 'default': here that name means 'defau
 
 @pytest.fixture
 def config(config: BrokerConfig) -> BrokerConfig:
-    """Sessions sleep when their broker ends."""
-    sleep = HibernationConfig(at_end=True, drain_s=0.1)
-    return config.model_copy(update={"hibernation": sleep})
+    return sleepy(config)
 
 
 @asynccontextmanager

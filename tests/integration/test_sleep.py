@@ -8,6 +8,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 from tests.cells import LIMIT_S, ended, result, started
+from tests.integration.conftest import sleepy
 
 from sagebroker.broker import Broker
 from sagebroker.config import BrokerConfig, CheckpointConfig, HibernationConfig
@@ -37,16 +38,7 @@ IDLE_S = 1.0
 
 @pytest.fixture
 def config(config: BrokerConfig) -> BrokerConfig:
-    """Sessions sleep when their broker ends."""
-    sleep = HibernationConfig(at_end=True, drain_s=0.1)
-    return config.model_copy(update={"hibernation": sleep})
-
-
-@pytest.fixture
-def impatient(config: BrokerConfig) -> BrokerConfig:
-    """Sessions sleep as soon as nobody uses them."""
-    sleep = HibernationConfig(at_end=True, idle_s=IDLE_S)
-    return config.model_copy(update={"hibernation": sleep})
+    return sleepy(config)
 
 
 async def asleep(broker: Broker, session: Session) -> None:

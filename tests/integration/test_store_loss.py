@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import subprocess
 import sys
@@ -13,9 +12,11 @@ from pathlib import Path
 import anyio
 import pytest
 from tests.cells import LIMIT_S, ended, result
+from tests.disks import fill_up, mount_small_disk
+from tests.integration.conftest import sleepy
 
 from sagebroker.broker import Broker
-from sagebroker.config import BrokerConfig, HibernationConfig
+from sagebroker.config import BrokerConfig
 from sagebroker.errors import StorageError
 from sagebroker.model import CellStatus
 from sagebroker.session.session import Session
@@ -38,8 +39,7 @@ sys.stdin.read()
 
 @pytest.fixture
 def config(config: BrokerConfig) -> BrokerConfig:
-    sleep = HibernationConfig(at_end=True, drain_s=0.1)
-    return config.model_copy(update={"hibernation": sleep})
+    return sleepy(config)
 
 
 @pytest.fixture(autouse=True)
@@ -53,23 +53,9 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def small_disk(config: BrokerConfig) -> Iterator[Path]:
     """The state folder on a file system of its own."""
     folder = config.state_dir
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={SMALL_DISK_BYTES}", "small-disk", str(folder)]
-    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting is not permitted")
+    mount_small_disk(folder, SMALL_DISK_BYTES)
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def fill_up(folder: Path) -> None:
-    """Use up the disk to the last byte."""
-    with (folder / "ballast").open("wb", buffering=0) as ballast:
-        for size in (65_536, 512, 1):
-            try:
-                while ballast.write(b"x" * size) == size:
-                    pass
-            except OSError:
-                continue
 
 
 def remount(folder: Path, how: str) -> None:

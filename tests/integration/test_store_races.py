@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 from tests.cells import LIMIT_S, ended, result
+from tests.integration.conftest import sleepy
 from tests.integration.moments import Doomed, files_of, folder_of, shown, stored, until
 
 from sagebroker.broker import Broker
-from sagebroker.config import BrokerConfig, HibernationConfig
+from sagebroker.config import BrokerConfig
 from sagebroker.errors import KernelStartError, StorageError
 from sagebroker.model import CellStatus
 from sagebroker.session.session import Session
@@ -36,16 +37,7 @@ ENDED_S = 9_990.0
 
 @pytest.fixture
 def config(config: BrokerConfig) -> BrokerConfig:
-    """Sessions sleep when their broker ends."""
-    sleep = HibernationConfig(at_end=True, drain_s=0.1)
-    return config.model_copy(update={"hibernation": sleep})
-
-
-@pytest.fixture
-def impatient(config: BrokerConfig) -> BrokerConfig:
-    """Sessions sleep as soon as nobody uses them."""
-    sleep = HibernationConfig(at_end=True, idle_s=1.0)
-    return config.model_copy(update={"hibernation": sleep})
+    return sleepy(config)
 
 
 def journal_of(config: BrokerConfig, session: Session) -> Path:

@@ -7,10 +7,11 @@ from pathlib import Path
 import anyio
 import pytest
 from tests.cells import LIMIT_S, ended, result
+from tests.integration.conftest import sleepy
 from tests.integration.moments import Doomed, files_of, shown, stored
 
 from sagebroker.broker import Broker
-from sagebroker.config import BrokerConfig, HibernationConfig
+from sagebroker.config import BrokerConfig
 from sagebroker.kernel.channels import ChannelSet
 from sagebroker.model import CellStatus, ExitCause
 from sagebroker.testing.local_runtime import LocalRuntime
@@ -27,8 +28,7 @@ print("after", flush=True)
 
 @pytest.fixture
 def config(config: BrokerConfig) -> BrokerConfig:
-    sleep = HibernationConfig(at_end=True, drain_s=0.1)
-    return config.model_copy(update={"hibernation": sleep})
+    return sleepy(config)
 
 
 async def over(runtime: LocalRuntime, trace: Path) -> None:

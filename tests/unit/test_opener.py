@@ -6,8 +6,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -316,13 +316,16 @@ class Attempts:
         return self._try_lock(path)
 
 
-@pytest.mark.parametrize("is_removed", [False, True])
-async def test_who_tidies_up_is_waited_for(
-    opener: Opener, store: Store, monkeypatch: pytest.MonkeyPatch, is_removed: bool
-) -> None:
-    folder = await left(opener)
+@asynccontextmanager
+async def being_found(
+    opener: Opener, folder: SessionFolder, monkeypatch: pytest.MonkeyPatch, attempts: int = 1
+) -> AsyncIterator[list[Found | None]]:
+    """Somebody tidies up in the session while it is looked for; to be unlocked inside.
+
+    Gives the answers, of which there is one in the end.
+    """
     folder.lock(sign=False)
-    attempts = Attempts(monkeypatch)
+    tries = Attempts(monkeypatch)
     answers: list[Found | None] = []
 
     async def find() -> None:
@@ -331,14 +334,23 @@ async def test_who_tidies_up_is_waited_for(
     with anyio.fail_after(LIMIT_S):
         async with anyio.create_task_group() as tg:
             tg.start_soon(find)
-            while attempts.made < 20:
+            while tries.made < attempts:
                 await anyio.sleep(0.01)
-            assert answers == []
-            if is_removed:
-                await change(store, folder.id, on_end="close", state="stopping")
-                folder.delete()
-            else:
-                folder.unlock()
+            yield answers
+
+
+@pytest.mark.parametrize("is_removed", [False, True])
+async def test_who_tidies_up_is_waited_for(
+    opener: Opener, store: Store, monkeypatch: pytest.MonkeyPatch, is_removed: bool
+) -> None:
+    folder = await left(opener)
+    async with being_found(opener, folder, monkeypatch, attempts=20) as answers:
+        assert answers == []
+        if is_removed:
+            await change(store, folder.id, on_end="close", state="stopping")
+            folder.delete()
+        else:
+            folder.unlock()
     (found,) = answers
     assert (found is None) == is_removed
     assert await names(store) == ([] if is_removed else ["work"])
@@ -362,20 +374,9 @@ async def test_what_was_stored_until_the_lock_is_free_counts(
     opener: Opener, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = await left(opener)
-    folder.lock(sign=False)
-    attempts = Attempts(monkeypatch)
-    answers: list[Found | None] = []
-
-    async def find() -> None:
-        answers.append(await opener.find("work"))
-
-    with anyio.fail_after(LIMIT_S):
-        async with anyio.create_task_group() as tg:
-            tg.start_soon(find)
-            while not attempts.made:
-                await anyio.sleep(0.01)
-            await change(store, folder.id, note="The last owner's word.")
-            folder.unlock()
+    async with being_found(opener, folder, monkeypatch) as answers:
+        await change(store, folder.id, note="The last owner's word.")
+        folder.unlock()
     (found,) = answers
     assert found is not None
     assert (found.row.note, found.row.revision) == ("The last owner's word.", 1)
@@ -386,20 +387,9 @@ async def test_a_session_that_the_store_has_forgotten_meanwhile_is_not_found_nor
     opener: Opener, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = await left(opener)
-    folder.lock(sign=False)
-    attempts = Attempts(monkeypatch)
-    answers: list[Found | None] = []
-
-    async def find() -> None:
-        answers.append(await opener.find("work"))
-
-    with anyio.fail_after(LIMIT_S):
-        async with anyio.create_task_group() as tg:
-            tg.start_soon(find)
-            while not attempts.made:
-                await anyio.sleep(0.01)
-            await store.call(lambda db: db.remove_session(folder.id))
-            folder.unlock()
+    async with being_found(opener, folder, monkeypatch) as answers:
+        await store.call(lambda db: db.remove_session(folder.id))
+        folder.unlock()
     assert answers == [None]
     assert folder.owner() is None
     assert folder.path.exists()

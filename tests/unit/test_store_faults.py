@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sqlite3
 import subprocess
@@ -12,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.disks import fill_up, mount_small_disk
 from tests.unit.store_rows import STREAM, cell_row, fill, open_store, session_row
 
 from sagebroker.errors import StorageError
@@ -249,23 +249,9 @@ def test_every_failure_of_the_disk_says_what_is_still_there(code: int) -> None:
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own, of `SMALL_DISK_BYTES`."""
     folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={SMALL_DISK_BYTES}", "small-disk", str(folder)]
-    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting is not permitted")
+    mount_small_disk(folder, SMALL_DISK_BYTES)
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
-
-
-def fill_up(folder: Path) -> None:
-    """Use up the disk to the last byte."""
-    with (folder / "ballast").open("wb", buffering=0) as ballast:
-        for size in (65_536, 512, 1):
-            try:
-                while ballast.write(b"x" * size) == size:
-                    pass
-            except OSError:
-                continue
 
 
 @pytest.mark.root
