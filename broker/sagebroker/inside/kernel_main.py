@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ipykernel.kernelapp import IPKernelApp
 from traitlets.config import Config
 
-from . import checkpoint, journal, reviving
+from . import checkpoint, interrupts, journal, reviving
 from .restore import restore
 from .streams import BoundedOutStream, StreamLimits
 
@@ -54,6 +54,7 @@ def run(config: KeeperConfig, generation: int) -> None:
     log = os.dup(2)
     try:
         app = _make_app(config)
+        interrupts.install(app.kernel)
         if config.journal_file:
             journal.install(app, config.journal_file)
         reviving.bind(app.shell.user_ns)

@@ -1,8 +1,9 @@
 """`Execution`: one ``execute_request`` in flight, followed to its end; no clock, no socket.
 
 A cell ends when both its reply on the shell and ``idle`` on iopub have come. Either can be lost:
-an interrupt within 20 ms of a cell's end loses the reply in 11 to 14 % of cases, and a full queue
-loses ``idle`` (measured with ipykernel 6.29 and 7.4). So one of them and a short quiet suffice,
+an ipykernel without `inside.interrupts` loses the reply in 11 to 14 % of cases where an interrupt
+comes within 20 ms of a cell's end, and a full queue loses ``idle`` (measured with ipykernel 6.29
+and 7.4). So one of them and a short quiet suffice,
 and what is missing is said.
 """
 
