@@ -171,3 +171,20 @@ async def test_a_stopped_process_misses_heartbeats_and_a_busy_one_does_not(short
                 process.send_signal(signal.SIGCONT)
                 await wire.until(lambda: heartbeat.silent_for(anyio.current_time()) == 0)
                 tasks.cancel_scope.cancel()
+
+
+async def test_a_kernel_that_is_asked_to_shut_down_ends_though_its_control_thread_is_slow(
+    short_dir: Path,
+) -> None:
+    slow = (
+        "import time\nkernel = get_ipython().kernel\npublish = kernel._publish_status_and_flush\n"
+        "def late(status, channel, *rest):\n"
+        "    time.sleep(0.5 if channel == 'control' else 0)\n"
+        "    publish(status, channel, *rest)\n"
+        "kernel._publish_status_and_flush = late"
+    )
+    async with _kernel(short_dir) as (process, connection), _wire(connection) as wire:
+        assert (await wire.execute(slow)).status == "ok"
+        await wire.channels.send("control", "shutdown_request", {"restart": False})
+        with anyio.fail_after(30):
+            assert await process.wait() == 0

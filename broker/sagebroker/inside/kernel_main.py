@@ -20,6 +20,9 @@ from .streams import BoundedOutStream, StreamLimits
 if TYPE_CHECKING:
     from .settings import CheckpointConfig, KeeperConfig
 
+CONTROL_END_LIMIT_S = 2.0
+"""For the last steps of the control thread, which take a few ms."""
+
 EXIT_NOTE = (
     "exit and quit do not end the kernel here; restart or close the session from outside instead."
 )
@@ -68,6 +71,7 @@ def run(config: KeeperConfig, generation: int) -> None:
     try:
         app.start()
     finally:
+        _let_control_end(app)
         # os._exit follows: what libraries registered runs as it would at an interpreter's end.
         atexit._run_exitfuncs()  # noqa: SLF001 - no public way
 
@@ -92,6 +96,17 @@ def _make_app(config: KeeperConfig) -> Any:
     shell._tee = _keep_no_copy  # noqa: SLF001 - there is no option
     shell.events.register("post_execute", _finish_cell)
     return app
+
+
+def _let_control_end(app: Any) -> None:
+    """Wait for the thread that has answered the request to shut down.
+
+    It ends by itself a moment later. ipykernel takes its sockets away at once instead, and then waits
+    for it, while it waits for them: three of a hundred shutdowns hung for ten seconds or for ever.
+    """
+    app.control_thread.join(CONTROL_END_LIMIT_S)
+    if app.control_thread.is_alive():
+        atexit.unregister(app.close)
 
 
 def _make_lasting(kernel: Any, config: CheckpointConfig, generation: int) -> None:
