@@ -53,11 +53,15 @@ async def _kernel(folder: Path) -> AsyncIterator[tuple[Process, ConnectionInfo]]
 async def _wire(connection: ConnectionInfo) -> AsyncIterator[WireClient]:
     """A client whose iopub is proven to arrive."""
     async with open_wire(connection) as wire:
+
+        def is_heard() -> bool:
+            return any(message.msg_type == "status" for message in wire.foreign)
+
         with anyio.fail_after(30):
-            while not any(message.msg_type == "status" for message in wire.foreign):
+            while not is_heard():
                 await wire.channels.send("control", "kernel_info_request", {})
                 with anyio.move_on_after(0.3):
-                    await wire.until(lambda: any(m.channel == "iopub" for m in wire.foreign))
+                    await wire.until(is_heard)
         yield wire
 
 
@@ -173,7 +177,7 @@ async def test_a_stopped_process_misses_heartbeats_and_a_busy_one_does_not(short
                 tasks.cancel_scope.cancel()
 
 
-async def test_a_kernel_that_is_asked_to_shut_down_ends_though_its_control_thread_is_slow(
+async def test_a_shutdown_ends_the_kernel_after_its_control_thread_has_said_all(
     short_dir: Path,
 ) -> None:
     slow = (
@@ -185,6 +189,13 @@ async def test_a_kernel_that_is_asked_to_shut_down_ends_though_its_control_threa
     )
     async with _kernel(short_dir) as (process, connection), _wire(connection) as wire:
         assert (await wire.execute(slow)).status == "ok"
-        await wire.channels.send("control", "shutdown_request", {"restart": False})
+        asked = wire.channels.new_msg_id()
+        await wire.channels.send("control", "shutdown_request", {"restart": False}, msg_id=asked)
         with anyio.fail_after(30):
             assert await process.wait() == 0
+        await wire.until(
+            lambda: any(
+                m.parent_id == asked and m.content.get("execution_state") == "idle"
+                for m in wire.foreign
+            )
+        )
