@@ -306,6 +306,13 @@ class Broker(AsyncContextManagerMixin):
         """
         return await self._directory.read_cell(name, number)
 
+    async def list_cells(self, name: str, *, most: int) -> list[Cell]:
+        """The newest ``most`` cells of a session, in order; raises as `read_cell` does.
+
+        Outputs are missing in those that are only stored; `read_cell` has them.
+        """
+        return await self._directory.list_cells(name, most)
+
     async def close_session(self, name: str) -> str:
         """End a session, open or asleep; returns a sentence about what is gone.
 

@@ -15,6 +15,8 @@ from sagebroker.broker import Broker
 from sagebroker.server import product
 from sagebroker.server.cell_tools import TIME_LIMIT_S, add_cell_tools
 from sagebroker.server.failures import explain_arguments
+from sagebroker.server.prompts import add_prompts
+from sagebroker.server.resources import add_resources
 from sagebroker.server.session_tools import add_session_tools
 from sagebroker.server.state_tools import add_state_tools
 
@@ -24,6 +26,9 @@ BrokerOpener = Callable[[], AbstractAsyncContextManager[Broker]]
 
 class SageServer(MCPServer[Broker]):
     """An MCP server whose tool errors read as the tools wrote them."""
+
+    broker: Broker | None = None
+    """The one that serves now; None unless the server serves."""
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[Broker, Any] | None = None
@@ -53,8 +58,11 @@ def make_server(open_broker: BrokerOpener, *, time_limit_s: float = TIME_LIMIT_S
 
     @asynccontextmanager
     async def lifespan(_: MCPServer[Broker]) -> AsyncIterator[Broker]:
-        async with open_broker() as broker:
-            yield broker
+        async with open_broker() as server.broker:
+            try:
+                yield server.broker
+            finally:
+                server.broker = None
 
     server = SageServer(
         product.SERVER_NAME,
@@ -69,4 +77,6 @@ def make_server(open_broker: BrokerOpener, *, time_limit_s: float = TIME_LIMIT_S
     add_cell_tools(server, time_limit_s=time_limit_s)
     add_session_tools(server)
     add_state_tools(server)
+    add_resources(server, lambda: server.broker)
+    add_prompts(server)
     return server

@@ -26,6 +26,10 @@ from sagebroker.store.records import SessionRow
 MEASURE_LIMIT_S: Final = 2.0
 """For the engine to tell what all sessions use; without it the list has no memory figures."""
 
+ASLEEP: Final = "asleep"
+ELSEWHERE: Final = "elsewhere"
+"""States of sessions that are not open here."""
+
 _OPEN = """\
 Open a further session: a Sage kernel of its own, with its own variables and files. Takes some seconds. \
 Opening a name that is open, or was left earlier, returns that session with its variables. When this \
@@ -137,23 +141,25 @@ async def sage_open(
 
 async def sage_sessions(ctx: Context[Broker]) -> CallToolResult:
     """List the sessions; see `_SESSIONS`."""
-    broker = ctx.request_context.lifespan_context
     with answering("sage_sessions"):
-        views = [_view(info) for info in await _measured(broker)]
-        most = broker.config.session.max_sessions
-        lines = [f"{len(views)} of at most {most} sessions are open."]
-        if not views:
+        listed = await list_sessions(ctx.request_context.lifespan_context)
+        opened = [view for view in listed.sessions if view.state not in (ASLEEP, ELSEWHERE)]
+        lines = [f"{len(opened)} of at most {listed.most} sessions are open."]
+        if not opened:
             lines.append(f'sage_run opens "{DEFAULT_SESSION}"; sage_open opens others.')
-        opened = {view.name for view in views}
-        views += [
-            _stored_view(row) for row in await broker.stored_sessions() if row.name not in opened
-        ]
-        lines += [_line(view) for view in views]
-        listed = SessionList(sessions=views, most=most)
+        lines += [_line(view) for view in listed.sessions]
         return CallToolResult(
             content=[block("status", "\n".join(lines))],
             structured_content=listed.model_dump(mode="json"),
         )
+
+
+async def list_sessions(broker: Broker) -> SessionList:
+    """Every session, those that are open here first."""
+    views = [_view(info) for info in await _measured(broker)]
+    opened = {view.name for view in views}
+    views += [_stored_view(row) for row in await broker.stored_sessions() if row.name not in opened]
+    return SessionList(sessions=views, most=broker.config.session.max_sessions)
 
 
 async def sage_restart(
@@ -227,7 +233,7 @@ def _stored_view(row: SessionRow) -> SessionView:
     """A session that is not open here."""
     return SessionView(
         name=row.name,
-        state="asleep" if row.state == "hibernated" else "elsewhere",
+        state=ASLEEP if row.state == "hibernated" else ELSEWHERE,
         keep=row.on_end == "stay",
         hibernate=row.hibernate,
         running_cell=None,
@@ -244,9 +250,9 @@ def _stored_view(row: SessionRow) -> SessionView:
 def _line(view: SessionView) -> str:
     """The facts of a `SessionView` in one line."""
     facts = [f"{view.name}: {view.state}"]
-    if view.state == "asleep":
+    if view.state == ASLEEP:
         return f"{view.name}: asleep for {_duration(view.idle_s)}; its next cell wakes it"
-    if view.state == "elsewhere":
+    if view.state == ELSEWHERE:
         return f"{view.name}: not open here; another process serves it, or its kernel waits"
     if view.running_cell is not None:
         facts.append(f"cell {view.running_cell} running {view.running_s:g} s")

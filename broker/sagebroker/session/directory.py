@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sagebroker.errors import SessionBusyError, SessionInUseError, SessionNotFoundError
-from sagebroker.session.recall import recall
+from sagebroker.session.recall import list_cells, recall
 
 if TYPE_CHECKING:
     from sagebroker.config import BrokerConfig
@@ -94,11 +94,23 @@ class Directory:
         found = self._open.get(name)
         if found is not None:
             return await found.recall(number)
+        row = await self._row(name)
+        limits = self._config.session
+        return await self._store.call(lambda db: recall(db, row.id, name, number, limits))
+
+    async def list_cells(self, name: str, most: int) -> list[Cell]:
+        """See `Broker.list_cells`."""
+        name = self.resolve(name)
+        row, found = await self._row(name), self._open.get(name)
+        live = {} if found is None else found.remembered()
+        limits = self._config.session
+        return await self._store.call(lambda db: list_cells(db, row.id, live, most, limits))
+
+    async def _row(self, name: str) -> SessionRow:
         row = await self._store.call(lambda db: db.session_named(name))
         if row is None:
             raise SessionNotFoundError(name, [r.name for r in await self.stored()])
-        limits = self._config.session
-        return await self._store.call(lambda db: recall(db, row.id, name, number, limits))
+        return row
 
     async def find_or_make(
         self, name: str, *, on_end: OnEnd, hibernate: Hibernate, beside: bool

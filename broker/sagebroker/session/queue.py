@@ -102,6 +102,10 @@ class CellQueue:
             raise cell_not_found(self._session, number, sorted(self._cells))
         return found
 
+    def remembered(self) -> dict[int, Cell]:
+        """The cells that are kept here, by number."""
+        return dict(self._cells)
+
     def drop(self, cell: Cell, reason: str, sentence: str) -> None:
         """End a waiting cell without running it."""
         if cell in self._waiting:

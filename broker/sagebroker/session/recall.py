@@ -15,7 +15,7 @@ from sagebroker.session.cell import Cell
 from sagebroker.session.queue import cell_not_found
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from sagebroker.config import SessionConfig
     from sagebroker.store.database import Database
@@ -40,6 +40,26 @@ def recall(db: Database, session: str, name: str, number: int, limits: SessionCo
     if row is None:
         raise cell_not_found(name, number, [c.number for c in db.cells(session)])
     return cell_of(row, db.outputs(session, number), limits)
+
+
+def list_cells(
+    db: Database, session: str, live: Mapping[int, Cell], most: int, limits: SessionConfig
+) -> list[Cell]:
+    """A session's newest cells, in order; those that are only stored have no outputs. Blocks.
+
+    Args:
+        db: The store.
+        session: Id of the session.
+        live: Cells of which more is known than is stored yet, by number.
+        most: How many.
+        limits: Of what is kept of one cell.
+
+    Raises:
+        StorageError: The store cannot be read.
+    """
+    stored = {row.number: cell_of(row, (), limits) for row in db.cells(session, most=most)}
+    known = {**stored, **live}
+    return [known[number] for number in sorted(known)[-most:]]
 
 
 def cell_of(row: CellRow, outputs: Sequence[OutputRow], limits: SessionConfig) -> Cell:

@@ -29,12 +29,7 @@ from sagebroker.session import outcome
 from sagebroker.session.desk import Desk, RestartWish, SaveWish, SleepWish
 from sagebroker.session.info import SessionInfo
 from sagebroker.session.life import Life
-from sagebroker.session.namespace import (
-    check_label,
-    idle_kernel,
-    list_variables,
-    restore_order,
-)
+from sagebroker.session.namespace import check_label, idle_kernel, list_variables, restore_order
 from sagebroker.session.recall import recall
 from sagebroker.session.saving import RowKeeper
 from sagebroker.session.transcript import Transcript
@@ -206,6 +201,10 @@ class Session:
     def cell(self, number: int) -> Cell:
         """The remembered cell with this number. Raises `CellNotFoundError`."""
         return self._desk.queue.get(number)
+
+    def remembered(self) -> dict[int, Cell]:
+        """The cells that are in memory, by number."""
+        return self._desk.queue.remembered()
 
     async def recall(self, number: int) -> Cell:
         """The cell with this number, out of the store where it is not remembered here.
