@@ -83,13 +83,14 @@ class Broker(AsyncContextManagerMixin):
         self._starts = anyio.Semaphore(config.kernel.concurrent_starts)
         self._tg: TaskGroup
         self._launcher: Launcher
-        self._directory: Directory
+        self.directory: Directory
+        """What sessions there are, open and stored; of use while the broker is entered."""
         self._upkeep: Upkeep
         self._store: Store
         self._wire: Wire
 
     def __repr__(self) -> str:
-        return f"<Broker [{len(self._directory)} sessions]>"
+        return f"<Broker [{len(self.directory)} sessions]>"
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncIterator[Broker]:
@@ -103,7 +104,7 @@ class Broker(AsyncContextManagerMixin):
                 self._state.database, lambda session_id: self._state.folder(session_id).outputs
             ) as self._store:
                 opener = Opener(self.config, self._launcher, self._state, self._store)
-                self._directory = Directory(self.config, opener, self._store)
+                self.directory = Directory(self.config, opener, self._store, self._state)
                 sweep = Sweep(self._launcher, self._state, self._store)
                 self._upkeep = Upkeep(self.sessions, self._launcher, sweep)
                 async with self._running(instance):
@@ -126,7 +127,7 @@ class Broker(AsyncContextManagerMixin):
                     self._tg.start_soon(
                         partial(
                             adopt_left,
-                            self._directory,
+                            self.directory,
                             self._launcher,
                             self._state,
                             open_session=self.open_session,
@@ -201,7 +202,7 @@ class Broker(AsyncContextManagerMixin):
         """
         check_session_name(name)
         async with self._being_opened(name):
-            found = self._directory.get(name)
+            found = self.directory.get(name)
             if found is not None and found.is_ending:
                 await found.wait_ended()
                 found = None
@@ -209,9 +210,9 @@ class Broker(AsyncContextManagerMixin):
                 return found, False
             if self._is_leaving:
                 raise SessionClosedError("The broker ends; no session is opened any more.")
-            if len(self._directory) + self._reserved >= self.config.session.max_sessions:
+            if len(self.directory) + self._reserved >= self.config.session.max_sessions:
                 raise TooManySessionsError(
-                    f"{len(self._directory)} sessions are open, as many as are allowed.",
+                    f"{len(self.directory)} sessions are open, as many as are allowed.",
                     hint="Close one with sage_close, or use an open one.",
                     retry_after_s=30.0,
                 )
@@ -221,7 +222,7 @@ class Broker(AsyncContextManagerMixin):
             try:
                 await self._tg.start(self._run, session)
             except BaseException:
-                self._directory.forget(session)
+                self.directory.forget(session)
                 raise
             _log.info("Session %s opened", name, extra=event("session.opened", session=session.id))
             return session, True
@@ -230,9 +231,9 @@ class Broker(AsyncContextManagerMixin):
     async def _being_opened(self, name: str) -> AsyncIterator[None]:
         """Nobody else here opens the session that ``name`` means, under any of its names."""
         while True:
-            real = self._directory.resolve(name)
+            real = self.directory.resolve(name)
             async with self._opening.setdefault(real, anyio.Lock()):
-                if self._directory.resolve(name) == real:
+                if self.directory.resolve(name) == real:
                     yield
                     return
 
@@ -243,15 +244,15 @@ class Broker(AsyncContextManagerMixin):
         self._reserved += 1
         try:
             if private:
-                found = await self._directory.make_private(name)
+                found = await self.directory.make_private(name)
             else:
                 at_end: OnEnd = "hibernate" if self.config.hibernation.at_end else "close"
                 on_end: OnEnd = "stay" if keep else at_end
-                found = await self._directory.find_or_make(
+                found = await self.directory.find_or_make(
                     name, on_end=on_end, hibernate=hibernate, beside=beside
                 )
             session = self._session(found)
-            self._directory.add(session, None if private else name)
+            self.directory.add(session, None if private else name)
         finally:
             self._reserved -= 1
         return session
@@ -263,10 +264,10 @@ class Broker(AsyncContextManagerMixin):
             SessionNotFoundError: There is none; tells the ones there are.
             BrokerError: See `open_session`.
         """
-        found = self._directory.get(name)
+        found = self.directory.get(name)
         if found is not None and not found.is_ending:
             return found
-        await self._directory.check(name)
+        await self.directory.check(name)
         return (await self.open_session(name))[0]
 
     def session(self, name: str) -> Session:
@@ -278,23 +279,15 @@ class Broker(AsyncContextManagerMixin):
 
     def open_one(self, name: str) -> Session | None:
         """The open session ``name``, or None."""
-        return self._directory.get(name)
-
-    async def check_idle(self, name: str) -> None:
-        """Raise `SessionBusyError` where a cell still runs in a session that nobody serves here."""
-        await self._directory.check_idle(name)
-
-    async def known(self, name: str) -> None:
-        """Raise `SessionNotFoundError` where there is no session ``name``, open or asleep."""
-        await self._directory.check(name)
+        return self.directory.get(name)
 
     def sessions(self) -> list[Session]:
         """Every open session, by name."""
-        return self._directory.all()
+        return self.directory.all()
 
     async def stored_sessions(self) -> list[SessionRow]:
         """Every session there is, open, asleep or another process's, by name. Raises `StorageError`."""
-        return await self._directory.stored()
+        return await self.directory.stored()
 
     async def read_cell(self, name: str, number: int) -> Cell:
         """A cell of a session, of which nothing is woken for that.
@@ -304,14 +297,7 @@ class Broker(AsyncContextManagerMixin):
             CellNotFoundError: It has no such cell.
             StorageError: The store cannot be read.
         """
-        return await self._directory.read_cell(name, number)
-
-    async def list_cells(self, name: str, *, most: int) -> list[Cell]:
-        """The newest ``most`` cells of a session, in order; raises as `read_cell` does.
-
-        Outputs are missing in those that are only stored; `read_cell` has them.
-        """
-        return await self._directory.list_cells(name, most)
+        return await self.directory.read_cell(name, number)
 
     async def close_session(self, name: str) -> str:
         """End a session, open or asleep; returns a sentence about what is gone.
@@ -321,13 +307,13 @@ class Broker(AsyncContextManagerMixin):
             SessionInUseError: Another process serves it.
             BrokerError: It could not be removed.
         """
-        found, real = self._directory.get(name), self._directory.resolve(name)
+        found, real = self.directory.get(name), self.directory.resolve(name)
         if found is not None:
             await found.aclose()
         if found is None or (not found.is_removed and await self._is_asleep(real)):
             catalogue = await self.catalogue()
             await catalogue.close(await catalogue.find(real))
-            self._directory.forget_aliases(real)
+            self.directory.forget_aliases(real)
             found = None
         if found is None or found.is_removed:
             return f"Session {name!r} is closed; its variables and files are gone."
@@ -379,7 +365,7 @@ class Broker(AsyncContextManagerMixin):
                 extra=event("session.failed", session=session.id),
             )
         finally:
-            self._directory.forget(session)
+            self.directory.forget(session)
             _log.info(
                 "Session %s closed",
                 session.name,
@@ -387,7 +373,7 @@ class Broker(AsyncContextManagerMixin):
             )
 
     async def _leave_all(self) -> None:
-        _log.info("The broker stops", extra=event("broker.stopping", sessions=len(self._directory)))
+        _log.info("The broker stops", extra=event("broker.stopping", sessions=len(self.directory)))
         self._is_leaving = True
         while sessions := self.sessions():
             async with anyio.create_task_group() as tg:

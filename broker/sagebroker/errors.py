@@ -74,6 +74,12 @@ class QueueFullError(CapacityError):
     code = "queue_full"
 
 
+class FilesFullError(CapacityError):
+    """A session's files would be over their limit."""
+
+    code = "files_full"
+
+
 class SessionError(BrokerError):
     """Something about one session."""
 
@@ -161,6 +167,21 @@ class CheckpointNotFoundError(SessionError, LookupError):
     """The session has no such checkpoint."""
 
     code = "checkpoint_not_found"
+
+    def __str__(self) -> str:
+        return BrokerError.__str__(self)
+
+
+class FileRefusedError(SessionError):
+    """A path leads out of a session's folder, or what stands there cannot be used so."""
+
+    code = "file_refused"
+
+
+class NoSuchFileError(SessionError, LookupError):
+    """Nothing stands at a path in a session's folder."""
+
+    code = "no_such_file"
 
     def __str__(self) -> str:
         return BrokerError.__str__(self)

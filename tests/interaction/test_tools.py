@@ -30,6 +30,7 @@ TOOLS = [
     "sage_close",
     "sage_variables",
     "sage_checkpoint",
+    "sage_files",
 ]
 READING_TOOLS = {"sage_output", "sage_sessions", "sage_variables"}
 

@@ -128,7 +128,7 @@ async def _in_session(
 
     async with Broker(config) as broker:
         # Whoever looks and leaves must not end a computation by that.
-        await broker.check_idle(name)
+        await broker.directory.check_idle(name)
         session = await broker.awake(name)
         for notice in session.take_notices():
             err.print(notice, style="yellow", markup=False)

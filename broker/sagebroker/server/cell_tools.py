@@ -208,7 +208,7 @@ async def sage_interrupt(
         found = broker.open_one(session)
         cell = found.current if found is not None else None
         if found is None:
-            await broker.known(session)
+            await broker.directory.check(session)
             return _text([f"Session {session!r} is not open here; sage_open opens it."])
         if cell is None:
             return _text([f"Nothing runs in session {session!r}.", *found.take_notices()])

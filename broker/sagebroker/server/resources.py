@@ -110,7 +110,9 @@ def add_resources(server: MCPServer[Broker], broker: Callable[[], Broker | None]
 async def cells(ctx: Context[Broker], session: str) -> str:
     """The newest cells of a session, as JSON."""
     try:
-        listed = await ctx.request_context.lifespan_context.list_cells(session, most=MOST_CELLS)
+        listed = await ctx.request_context.lifespan_context.directory.list_cells(
+            session, most=MOST_CELLS
+        )
     except BrokerError as error:
         raise _resource_error(error) from error
     return json.dumps({"session": session, "cells": [_cell_view(session, cell) for cell in listed]})
@@ -187,7 +189,7 @@ async def _complete(broker: Broker, argument: CompletionArgument, session: str) 
                 stored = {row.name for row in await broker.stored_sessions()}
                 return _completion(sorted(opened | stored), argument.value)
             case "cell" if session:
-                known = await broker.list_cells(session, most=MOST_CELLS)
+                known = await broker.directory.list_cells(session, most=MOST_CELLS)
                 return _completion([str(cell.number) for cell in reversed(known)], argument.value)
             case "stream":
                 return _completion(get_args(Stream), argument.value)

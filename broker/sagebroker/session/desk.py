@@ -119,7 +119,12 @@ class Desk:
         self.wake = anyio.Event()
         self.active_at = time.monotonic()
         self.is_used = not found.is_new
-        """Whether anybody has ever sent it a cell, as far as is known."""
+        """Whether anybody has ever sent it a cell or written a file, as far as is known."""
+
+    def use(self) -> None:
+        """Somebody leaves something in the session: it is worth keeping from now on."""
+        self.is_used = True
+        self.touch()
 
     def touch(self) -> None:
         """Something was done or wished: the life looks at the desk."""

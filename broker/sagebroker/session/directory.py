@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sagebroker.errors import SessionBusyError, SessionInUseError, SessionNotFoundError
+from sagebroker.session.file_access import SessionFiles
 from sagebroker.session.recall import list_cells, recall
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from sagebroker.session.found import Found
     from sagebroker.session.opener import Opener
     from sagebroker.session.session import Session
+    from sagebroker.store.folders import StateFolder
     from sagebroker.store.records import Hibernate, OnEnd, SessionRow
     from sagebroker.store.store import Store
 
@@ -21,8 +23,11 @@ if TYPE_CHECKING:
 class Directory:
     """See the module."""
 
-    def __init__(self, config: BrokerConfig, opener: Opener, store: Store) -> None:
+    def __init__(
+        self, config: BrokerConfig, opener: Opener, store: Store, state: StateFolder
+    ) -> None:
         self._config = config
+        self._state = state
         self._opener = opener
         self._store = store
         self._open: dict[str, Session] = {}
@@ -99,7 +104,10 @@ class Directory:
         return await self._store.call(lambda db: recall(db, row.id, name, number, limits))
 
     async def list_cells(self, name: str, most: int) -> list[Cell]:
-        """See `Broker.list_cells`."""
+        """The newest ``most`` cells of a session, in order; raises as `Broker.read_cell` does.
+
+        Nothing is woken for that. Outputs are missing in those that are only stored.
+        """
         name = self.resolve(name)
         row, found = await self._row(name), self._open.get(name)
         live = {} if found is None else found.remembered()
@@ -111,6 +119,16 @@ class Directory:
         if row is None:
             raise SessionNotFoundError(name, [r.name for r in await self.stored()])
         return row
+
+    async def files(self, name: str) -> SessionFiles:
+        """The files of a session, open or asleep; nothing is woken for that. Raises `BrokerError`."""
+        real = self.resolve(name)
+        found = self._open.get(real)
+        if found is not None:
+            return found.files()
+        row = await self._row(real)
+        limit = self._config.container.files_bytes
+        return SessionFiles(self._state.folder(row.id), row, limit)
 
     async def find_or_make(
         self, name: str, *, on_end: OnEnd, hibernate: Hibernate, beside: bool

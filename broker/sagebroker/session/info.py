@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from sagebroker.model import SessionState
 from sagebroker.store.records import Hibernate, OnEnd
+
+if TYPE_CHECKING:
+    from sagebroker.session.desk import Desk
+    from sagebroker.store.records import SessionRow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,3 +48,26 @@ class SessionInfo:
     def keep(self) -> bool:
         """Whether its kernel goes on when its broker ends."""
         return self.on_end == "stay"
+
+
+def info_of(row: SessionRow, desk: Desk) -> SessionInfo:
+    """What there is to know of a session without asking anybody."""
+    running = desk.current
+    return SessionInfo(
+        name=row.name,
+        id=row.id,
+        state=desk.state,
+        on_end=row.on_end,
+        hibernate=row.hibernate,
+        cells=desk.queue.next_number - 1,
+        running=running.number if running else None,
+        running_s=running.elapsed_s if running else 0.0,
+        queued=len(desk.queue),
+        idle_s=0.0 if running else time.monotonic() - desk.active_at,
+        memory_bytes=None,
+        memory_limit_bytes=row.memory_bytes,
+        created=datetime.fromisoformat(row.created),
+        kernel_generation=desk.kernel.generation if desk.kernel else 0,
+        kernelspec=row.kernelspec,
+        note=desk.note,
+    )

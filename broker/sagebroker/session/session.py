@@ -6,9 +6,7 @@ which its life carries out, so that a caller who goes away leaves nothing half d
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
-from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -25,11 +23,11 @@ from sagebroker.errors import (
 )
 from sagebroker.kernel.checkpoints import CheckpointInfo, VariableList, read_checkpoints
 from sagebroker.model import CellStatus, LadderOutcome, SessionState
-from sagebroker.session import outcome
+from sagebroker.session import namespace, outcome
 from sagebroker.session.desk import Desk, RestartWish, SaveWish, SleepWish
-from sagebroker.session.info import SessionInfo
+from sagebroker.session.file_access import SessionFiles
+from sagebroker.session.info import SessionInfo, info_of
 from sagebroker.session.life import Life
-from sagebroker.session.namespace import check_label, idle_kernel, list_variables, restore_order
 from sagebroker.session.recall import recall
 from sagebroker.session.saving import RowKeeper
 from sagebroker.session.transcript import Transcript
@@ -133,26 +131,7 @@ class Session:
 
     def info(self) -> SessionInfo:
         """What there is to know without asking anybody."""
-        running = self._desk.current
-        row = self._keeper.row
-        return SessionInfo(
-            name=row.name,
-            id=row.id,
-            state=self._desk.state,
-            on_end=row.on_end,
-            hibernate=row.hibernate,
-            cells=self._desk.queue.next_number - 1,
-            running=running.number if running else None,
-            running_s=running.elapsed_s if running else 0.0,
-            queued=len(self._desk.queue),
-            idle_s=0.0 if running else time.monotonic() - self._desk.active_at,
-            memory_bytes=None,
-            memory_limit_bytes=row.memory_bytes,
-            created=datetime.fromisoformat(row.created),
-            kernel_generation=self._desk.kernel.generation if self._desk.kernel else 0,
-            kernelspec=row.kernelspec,
-            note=self._desk.note,
-        )
+        return info_of(self._keeper.row, self._desk)
 
     async def measure(self, runtime: ContainerRuntime) -> SessionInfo:
         """`info` with the memory in use, where the engine tells it."""
@@ -194,8 +173,7 @@ class Session:
                 "variables of the newest checkpoint back.",
             )
         cell = self._desk.queue.add(code, time_limit_s, author=author, request_id=request_id)
-        self._desk.is_used = True
-        self._desk.touch()
+        self._desk.use()
         return cell
 
     def cell(self, number: int) -> Cell:
@@ -257,6 +235,11 @@ class Session:
             await cell.wait(STOP_LIMIT_S)
         return cell.ladder
 
+    def files(self) -> SessionFiles:
+        """Its files. Writing one is a use of it, so that its end does not remove them."""
+        limit = self._config.container.files_bytes
+        return SessionFiles(self._folder, self._keeper.row, limit, on_write=self._desk.use)
+
     async def restart(self, *, restore: RestoreOrder = "none") -> str:
         """A new kernel, whatever runs; returns a sentence about what was lost.
 
@@ -290,7 +273,7 @@ class Session:
             KernelError: The kernel gives no answer.
         """
         kernel = await self._idle_kernel("its variables can be listed")
-        return await list_variables(kernel, self.name, pattern, limit)
+        return await namespace.list_variables(kernel, self.name, pattern, limit)
 
     async def checkpoint(self, label: str = "") -> Saved:
         """Have the variables saved now.
@@ -303,7 +286,7 @@ class Session:
             SessionBusyError: A cell runs.
             KernelDiedError: The kernel has ended before it was done.
         """
-        check_label(label)
+        namespace.check_label(label)
         await self._idle_kernel("its variables can be saved")
         wish = SaveWish(label=label)
         self._desk.saves.append(wish)
@@ -323,7 +306,7 @@ class Session:
         Raises:
             CheckpointNotFoundError: There is no such checkpoint; tells the ones there are.
         """
-        return restore_order(self.name, wanted, await self.checkpoints())
+        return namespace.restore_order(self.name, wanted, await self.checkpoints())
 
     async def hibernate(self, *, force: bool = False) -> str:
         """Save the variables and end, to be woken by name; returns why it does not, or what is lost.
@@ -393,6 +376,6 @@ class Session:
             )
 
     async def _idle_kernel(self, what: str) -> Kernel:
-        kernel = await idle_kernel(self._desk, what, self._config.kernel.ready_limit_s)
+        kernel = await namespace.idle_kernel(self._desk, what, self._config.kernel.ready_limit_s)
         self._check_open()
         return kernel
