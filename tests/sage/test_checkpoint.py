@@ -383,7 +383,7 @@ def test_a_folder_that_cannot_be_written_is_told(session: Kept) -> None:
 
 
 def test_out_of_memory_of_the_writer_is_not_the_kernels(sage_image: str) -> None:
-    limits = {**LIMITS, "memory_limit_bytes": 4096 * MIB}
+    limits = {**LIMITS, "memory_limit_bytes": 4096 * MIB, "time_limit_s": 80.0}
     with kept(sage_image, memory=900 * MIB, checkpoint=limits, **SAGE) as session:
         session.await_status(state="running")
         session.run(
