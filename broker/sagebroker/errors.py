@@ -187,6 +187,12 @@ class NoSuchFileError(SessionError, LookupError):
         return BrokerError.__str__(self)
 
 
+class InspectionError(SessionError):
+    """There is nothing to say of a name: unknown, none at all, or its object does not let itself be looked at."""
+
+    code = "inspection"
+
+
 class KernelError(BrokerError):
     """Something about one kernel."""
 

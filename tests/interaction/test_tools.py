@@ -31,8 +31,9 @@ TOOLS = [
     "sage_variables",
     "sage_checkpoint",
     "sage_files",
+    "sage_inspect",
 ]
-READING_TOOLS = {"sage_output", "sage_sessions", "sage_variables"}
+READING_TOOLS = {"sage_output", "sage_sessions", "sage_variables", "sage_inspect"}
 
 
 async def test_tools_are_few_small_described_and_in_a_fixed_order(memory_client: Client) -> None:

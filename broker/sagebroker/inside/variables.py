@@ -8,26 +8,25 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
-import io
 import json
 import os
 import reprlib
-import select
-import signal
 import sys
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from . import reviving
-from .alarm import Alarm
 from .changes import user_names
-from .confining import limit_memory, silence_descriptors
+from .glimpse import child, pieces
 from .reducers import walk
 from .wording import TooSlowError, one_line, type_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from .alarm import Alarm
 
 REPR_CHARACTERS = 120
 """Longest representation of a value."""
@@ -47,7 +46,6 @@ LISTING_LIMIT_S = 3.0
 CHILD_MEMORY_BYTES = 128 * 2**20
 """What a child may take beyond what it shares with the kernel."""
 
-READ_BYTES = 65536
 SIZED_ITEMS = 10_000
 """Most items of containers whose sizes are added up."""
 
@@ -92,7 +90,7 @@ def _look(look: Look) -> dict[int, dict[str, Any]]:
     deadline = time.monotonic() + LISTING_LIMIT_S
     start = 0
     while start < len(look.names) and time.monotonic() < deadline:
-        with _child(look, start) as pipe:
+        with child(partial(_tell, look, start), CHILD_MEMORY_BYTES) as pipe:
             for line in _lines(pipe, deadline):
                 position, seen = json.loads(line)
                 found[position] = seen
@@ -101,57 +99,20 @@ def _look(look: Look) -> dict[int, dict[str, Any]]:
     return found
 
 
-@contextlib.contextmanager
-def _child(look: Look, start: int) -> Iterator[int]:
-    """A process that looks at the variables from a position on; what it writes is read from here."""
-    pipe, told = os.pipe()
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    try:
-        pid = os.fork()
-        if pid == 0:
-            _be_child(look, start, told)
-    finally:
-        os.close(told)
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-    try:
-        yield pipe
-    finally:
-        os.close(pipe)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(pid, 0)
-
-
 def _lines(pipe: int, deadline: float) -> Iterator[bytes]:
     """Whole lines, until the child ends, stalls, or the time is over."""
     rest = b""
-    while True:
-        wait = min(STALL_LIMIT_S, deadline - time.monotonic())
-        if wait <= 0 or not select.select([pipe], [], [], wait)[0]:
-            return
-        data = os.read(pipe, READ_BYTES)
-        if not data:
-            return
+    for data in pieces(pipe, STALL_LIMIT_S, deadline):
         *whole, rest = (rest + data).split(b"\n")
         yield from whole
 
 
-def _be_child(look: Look, start: int, told: int) -> NoReturn:
-    try:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_SETMASK, set())
-        os.setsid()
-        silence_descriptors(keep=told)
-        sys.stdout = sys.stderr = io.StringIO()
-        limit_memory(CHILD_MEMORY_BYTES)
-        alarm = Alarm()
-        for position in range(start, len(look.names)):
-            name = look.names[position]
-            seen = _describe(name, look.namespace[name], alarm)
-            os.write(told, json.dumps([position, seen]).encode("ascii") + b"\n")
-    finally:
-        os._exit(0)
+def _tell(look: Look, start: int, told: int, alarm: Alarm) -> None:
+    """Look at the variables from a position on; done in the child."""
+    for position in range(start, len(look.names)):
+        name = look.names[position]
+        seen = _describe(name, look.namespace[name], alarm)
+        os.write(told, json.dumps([position, seen]).encode("ascii") + b"\n")
 
 
 def _describe(name: str, value: Any, alarm: Alarm) -> dict[str, Any]:

@@ -279,7 +279,7 @@ def state_expression(*, write: bool = False, label: str = "") -> str:
     """
     given = [f"label={str(label)!r}"] if label else []
     arguments = ["write=True", *given] if write else given
-    return _call("checkpoint", "state", ", ".join(arguments))
+    return call_expression("checkpoint", "state", ", ".join(arguments))
 
 
 def variables_expression(pattern: str, limit: int) -> str:
@@ -289,10 +289,11 @@ def variables_expression(pattern: str, limit: int) -> str:
         pattern: Of their names, as in a shell.
         limit: Most variables.
     """
-    return _call("variables", "listing", f"{str(pattern)!r}, {int(limit)}")
+    return call_expression("variables", "listing", f"{str(pattern)!r}, {int(limit)}")
 
 
-def _call(module: str, function: str, arguments: str) -> str:
+def call_expression(module: str, function: str, arguments: str) -> str:
+    """A call of a function of ours inside, given the source of its arguments."""
     # Through no name of the user's namespace.
     package = f'__import__("sagebroker_inside.{module}", fromlist=["{function}"])'
     return f"{package}.{function}({arguments})"

@@ -16,6 +16,7 @@ from sagebroker.server import product
 from sagebroker.server.cell_tools import TIME_LIMIT_S, add_cell_tools
 from sagebroker.server.failures import explain_arguments
 from sagebroker.server.file_tools import add_file_tools
+from sagebroker.server.inspect_tools import add_inspect_tools
 from sagebroker.server.prompts import add_prompts
 from sagebroker.server.resources import add_resources
 from sagebroker.server.session_tools import add_session_tools
@@ -79,6 +80,7 @@ def make_server(open_broker: BrokerOpener, *, time_limit_s: float = TIME_LIMIT_S
     add_session_tools(server)
     add_state_tools(server)
     add_file_tools(server)
+    add_inspect_tools(server)
     add_resources(server, lambda: server.broker)
     add_prompts(server)
     return server

@@ -20,6 +20,9 @@ MAX_CHARS: Final = 100_000
 MAX_REQUEST_CHARS: Final = 200
 """Most characters of a client's name for a request; a UUID has 36."""
 
+MAX_NAME_CHARS: Final = 200
+"""Most characters of a name or words to look up."""
+
 MAX_CODE_CHARS: Final = 1_000_000
 """Most characters of a cell's code: far more than a person or a model writes, and parsed within seconds."""
 
@@ -71,6 +74,21 @@ def code_text(code: str) -> str:
     if not code.strip():
         raise ToolError('The code is empty. Give Sage code, for instance code="factor(2^64 + 1)".')
     return code
+
+
+def name_text(name: str) -> str:
+    """A name or words to look up.
+
+    Raises:
+        ToolError: There is none, or too much.
+    """
+    name = name.strip()
+    if not name or len(name) > MAX_NAME_CHARS:
+        raise ToolError(
+            f'name must have 1 to {MAX_NAME_CHARS} characters, for instance name="factor"; with '
+            'detail="search" it is words, for instance "elliptic curve rank".'
+        )
+    return name
 
 
 def request_name(request_id: str) -> str:

@@ -36,7 +36,8 @@ the sage_output call that shows the rest.
 
 For independent work open further sessions with sage_open(name); each has its own kernel. When this \
 connection ends sessions sleep: the next one finds them by name, with their variables and files. \
-sage_variables lists variables, sage_files reads and writes the files.
+sage_variables lists variables; sage_inspect shows documentation, and finds functions by words; \
+sage_files reads and writes files.
 """
 """Shown to models by most clients, which cut it at 2 kB."""
 

@@ -27,6 +27,7 @@ from sagebroker.session import namespace, outcome
 from sagebroker.session.desk import Desk, RestartWish, SaveWish, SleepWish
 from sagebroker.session.file_access import SessionFiles
 from sagebroker.session.info import SessionInfo, info_of
+from sagebroker.session.inspection import inspect
 from sagebroker.session.life import Life
 from sagebroker.session.recall import recall
 from sagebroker.session.saving import RowKeeper
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from sagebroker.config import BrokerConfig
     from sagebroker.container.runtime import ContainerRuntime
     from sagebroker.kernel.folders import RestoreOrder
+    from sagebroker.kernel.inspection import Inspected, Question
     from sagebroker.kernel.kernel import Kernel, Wire
     from sagebroker.session.cell import Cell
     from sagebroker.session.found import Found
@@ -274,6 +276,16 @@ class Session:
         """
         kernel = await self._idle_kernel("its variables can be listed")
         return await namespace.list_variables(kernel, self.name, pattern, limit)
+
+    async def inspect(self, question: Question) -> Inspected:
+        """What a name means: nothing is evaluated but attributes, and nothing changes.
+
+        Raises:
+            SessionBusyError: A cell runs.
+            InspectionError: There is nothing to say of it; says why, and what to do.
+            KernelError: The kernel gives no answer.
+        """
+        return await inspect(self._desk, question, self._config.kernel.ready_limit_s)
 
     async def checkpoint(self, label: str = "") -> Saved:
         """Have the variables saved now.
