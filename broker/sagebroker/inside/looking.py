@@ -32,7 +32,7 @@ CLOSE_LIMIT = 6
 _NAME = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 _BEGINNING = re.compile(r"(?:((?:[^\W\d]\w*\.)*[^\W\d]\w*)\.)?([^\W\d]\w*)?")
 
-_DOCTEST_WARNING = re.compile(r"\AWARNING: the enclosing module [^\n]*\n[^\n]*may not pass\.\n")
+_DOCTEST_WARNING = re.compile(r"\A\s*WARNING: the enclosing module [^\n]*\n[^\n]*may not pass\.\n")
 """Is about running Sage's own tests, and no part of the documentation."""
 
 _ROUTINES = (
@@ -248,8 +248,10 @@ def _source_lookers(obj: Any) -> list[Any]:
     lookers: list[Any] = [lambda: ours(obj)]
     if isinstance(obj, property):
         lookers.append(lambda: ours(obj.fget))
+    if hasattr(obj, "_sage_src_lines_"):
+        return [*lookers, sages]
     # Sage names the wrong file for objects of a class that inherits from one in Cython.
-    if not _is_routine(obj) and not hasattr(obj, "_sage_src_lines_"):
+    if not _is_routine(obj):
         lookers.append(lambda: ours(type(obj)))
     return [*lookers, lambda: _class_of_cell(obj if inspect.isclass(obj) else type(obj)), sages]
 
