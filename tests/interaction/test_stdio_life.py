@@ -73,7 +73,7 @@ async def test_a_server_without_an_engine_answers_and_says_what_to_do(short_dir:
     )
     with anyio.fail_after(HANG_GUARD_S):
         async with Client(parameters, mode="auto") as client:
-            assert len((await client.list_tools()).tools) == 10
+            assert len((await client.list_tools()).tools) == 12
             result = await client.call_tool("sage_run", {"code": "1"})
             assert is_error(result)
             assert "engine" in text_of(result).lower()
