@@ -100,10 +100,6 @@ class SessionNotFoundError(SessionError, LookupError):
         self.name = name
         self.known = known
 
-    def __str__(self) -> str:
-        # LookupError's own __str__ would quote the text.
-        return BrokerError.__str__(self)
-
 
 class SessionNameError(SessionError, ValueError):
     """A session's name is not one that can be used."""
@@ -153,9 +149,6 @@ class CellNotFoundError(SessionError, LookupError):
 
     code = "cell_not_found"
 
-    def __str__(self) -> str:
-        return BrokerError.__str__(self)
-
 
 class CheckpointLabelError(SessionError, ValueError):
     """A label is not one that a checkpoint can have."""
@@ -168,9 +161,6 @@ class CheckpointNotFoundError(SessionError, LookupError):
 
     code = "checkpoint_not_found"
 
-    def __str__(self) -> str:
-        return BrokerError.__str__(self)
-
 
 class FileRefusedError(SessionError):
     """A path leads out of a session's folder, or what stands there cannot be used so."""
@@ -182,9 +172,6 @@ class NoSuchFileError(SessionError, LookupError):
     """Nothing stands at a path in a session's folder."""
 
     code = "no_such_file"
-
-    def __str__(self) -> str:
-        return BrokerError.__str__(self)
 
 
 class InspectionError(SessionError):
@@ -244,9 +231,6 @@ class ContainerNotFoundError(ContainerError, LookupError):
     """The engine knows no such container (its 404, nothing else)."""
 
     code = "container_not_found"
-
-    def __str__(self) -> str:
-        return BrokerError.__str__(self)
 
 
 class ContainerConflictError(ContainerError):

@@ -8,8 +8,8 @@ import re
 import pytest
 from mcp import Client
 from mcp_types import CallToolResult
-from tests.interaction.calling import call, run
-from tests.interaction.reading import is_error, parts, result_text, status, text_of
+from tests.interaction.calling import call, run, run_on
+from tests.interaction.reading import is_error, parts, result_text, text_of
 
 from sagebroker.broker import Broker
 
@@ -186,11 +186,7 @@ async def test_looking_leaves_no_trace(client: Client) -> None:
 async def test_while_a_cell_runs_names_are_not_looked_up_and_that_is_said(
     memory_client: Client,
 ) -> None:
-    await run(memory_client, "import time\ntime.sleep(60)", wait_s=0)
-    while status(await call(memory_client, "sage_wait", session="default", cell=1, wait_s=0)) != (
-        "running"
-    ):
-        pass
+    await run_on(memory_client, "import time\ntime.sleep(60)")
     refused = await inspect(memory_client, "sorted")
     assert is_error(refused)
     assert "Cell 1 runs in session 'default'; names can be looked up when it has ended." in text_of(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from mcp import Client
-from tests.interaction.calling import call, run
-from tests.interaction.reading import is_error, result_text, status, text_of
+from tests.interaction.calling import call, run, run_on
+from tests.interaction.reading import is_error, result_text, text_of
 
 from sagebroker.broker import Broker
 
@@ -55,11 +55,7 @@ async def test_a_pattern_and_a_limit_choose_variables(memory_client: Client) -> 
 async def test_while_a_cell_runs_variables_are_not_looked_at_and_that_is_said(
     memory_client: Client,
 ) -> None:
-    await run(memory_client, "import time\ntime.sleep(60)", wait_s=0)
-    while status(await call(memory_client, "sage_wait", session="default", cell=1, wait_s=0)) != (
-        "running"
-    ):
-        pass
+    await run_on(memory_client, "import time\ntime.sleep(60)")
     for tool in ("sage_variables", "sage_checkpoint"):
         refused = await call(memory_client, tool, session="default")
         assert is_error(refused)

@@ -7,11 +7,10 @@ import codecs
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from mcp.server.mcpserver.exceptions import ToolError
-
 from sagebroker.protocol.text import strip_ansi
+from sagebroker.server import limits
 from sagebroker.server.outline import ImagePart
-from sagebroker.server.render import block, call_text, image_block
+from sagebroker.server.render import block, image_block, next_call
 from sagebroker.session.file_access import MAX_LISTED, parts_of, quoted, shown
 
 if TYPE_CHECKING:
@@ -49,8 +48,7 @@ async def list_page(
     where = f"Session {files.session!r}: {found.path}"
     if not found.entries:
         return [block("status", f"{where} is empty.")]
-    if offset >= len(found.entries):
-        raise ToolError(f"offset {offset} is behind the end: there are {total} entries.")
+    limits.check_within(offset, len(found.entries), f"there are {total} entries")
     lines: list[str] = []
     used = 0
     for entry in found.entries[offset:]:
@@ -112,8 +110,7 @@ async def read_page(
     where = f"Session {files.session!r}: {shown(parts_of(path))}"
     if not piece.size:
         return [block("status", f"{where} is empty.")]
-    if offset >= piece.size:
-        raise ToolError(f"offset {offset} is behind the end: the file has {piece.size} bytes.")
+    limits.check_within(offset, piece.size, f"the file has {piece.size} bytes")
     if encoding == "text":
         kind = image_type(piece.data) if offset == 0 else ""
         if kind and piece.size <= MAX_IMAGE_FILE_BYTES:
@@ -193,7 +190,7 @@ def _next(files: SessionFiles, path: str, action: str, offset: int, **more: Any)
     arguments = {"session": files.session, "action": action, "path": path, "offset": offset} | more
     if arguments.get("encoding") == "text":
         del arguments["encoding"]
-    return block("next", f"Next: {call_text('sage_files', **arguments)}")
+    return next_call("sage_files", **arguments)
 
 
 def _is_unicode(text: str) -> bool:

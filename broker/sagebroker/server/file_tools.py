@@ -60,8 +60,7 @@ async def sage_files(
     broker = ctx.request_context.lifespan_context
     with answering("sage_files"):
         limit, note = limits.char_limit("limit", limit)
-        if offset < 0:
-            raise ToolError("offset must be 0 or more.")
+        limits.check_start(offset)
         if content and action != "write":
             raise ToolError(
                 f'content is for action="write"; with action="{action}" nothing was done.'

@@ -6,7 +6,6 @@ from typing import Annotated, Final
 
 from mcp.server import MCPServer
 from mcp.server.mcpserver import Context
-from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import CallToolResult, ContentBlock, ToolAnnotations
 from pydantic import Field
 
@@ -18,7 +17,7 @@ from sagebroker.server.arguments import MaxChars, SessionName
 from sagebroker.server.cell_tools import CHARS
 from sagebroker.server.failures import answering
 from sagebroker.server.product import DEFAULT_SESSION
-from sagebroker.server.render import block, call_text
+from sagebroker.server.render import block, next_call
 from sagebroker.server.waiting import awake, with_progress
 
 _INSPECT: Final = """\
@@ -53,10 +52,8 @@ async def sage_inspect(
         question = Question(name=name, detail=detail, offset=offset, limit=max_chars)
         found = await awake(ctx, session)
         said = await with_progress(ctx, lambda: "looking it up,", lambda: found.inspect(question))
-        if offset and offset >= said.total:
-            raise ToolError(
-                f"offset {offset} is behind the end: there are {said.total} characters."
-            )
+        if offset:
+            limits.check_within(offset, said.total, f"there are {said.total} characters")
         arguments: dict[str, object] = {"session": found.name, "name": name, "detail": detail}
         if max_chars != CHARS:
             arguments["max_chars"] = max_chars
@@ -79,6 +76,5 @@ def _blocks(
     if said.text:
         blocks.append(block("page", strip_ansi(said.text)))
     if said.text and end < said.total:
-        more = call_text("sage_inspect", **arguments, offset=end)
-        blocks.append(block("next", f"Next: {more}"))
+        blocks.append(next_call("sage_inspect", **arguments, offset=end))
     return blocks

@@ -76,6 +76,24 @@ def code_text(code: str) -> str:
     return code
 
 
+def check_start(offset: int) -> None:
+    """Raise `ToolError` for an offset that no page begins at."""
+    if offset < 0:
+        raise ToolError("offset must be 0 or more.")
+
+
+def check_within(offset: int, total: int, there_is: str) -> None:
+    """Raise `ToolError` for an offset behind the end.
+
+    Args:
+        offset: First of what is asked for.
+        total: How many there are.
+        there_is: That in words, as a clause.
+    """
+    if offset >= total:
+        raise ToolError(f"offset {offset} is behind the end: {there_is}.")
+
+
 def name_text(name: str) -> str:
     """A name or words to look up.
 

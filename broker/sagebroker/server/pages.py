@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Final, Literal
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import CallToolResult, ContentBlock
 
+from sagebroker.server import limits
 from sagebroker.server.outline import Stream, all_text, images, stream_text
-from sagebroker.server.render import MAX_INLINE_IMAGES, block, call_text, image_block, status_line
+from sagebroker.server.render import MAX_INLINE_IMAGES, block, image_block, next_call, status_line
 
 if TYPE_CHECKING:
     from sagebroker.session.cell import Cell
@@ -40,16 +41,14 @@ async def page(
     Raises:
         ToolError: The offset lies outside.
     """
-    if offset < 0:
-        raise ToolError("offset must be 0 or more.")
+    limits.check_start(offset)
     if stream == "images":
         return await _image_page(session, cell, offset)
     text = text_of(cell, stream)
     where = f"{status_line(session, cell)} {stream}"
     if not text:
         return _answer([block("status", f"{where}: empty.")])
-    if offset >= len(text):
-        raise ToolError(f"offset {offset} is behind the end: {stream} has {len(text)} characters.")
+    limits.check_within(offset, len(text), f"{stream} has {len(text)} characters")
     if pattern:
         head, shown, following = _search(text, pattern, offset, limit)
     else:
@@ -63,7 +62,7 @@ async def page(
         arguments = {"session": session, "cell": cell.number, "stream": stream, "offset": following}
         if pattern:
             arguments["pattern"] = pattern
-        blocks.append(block("next", f"Next: {call_text('sage_output', **arguments)}"))
+        blocks.append(next_call("sage_output", **arguments))
     return _answer(list(blocks))
 
 
@@ -97,10 +96,9 @@ async def _image_page(session: str, cell: Cell, offset: int) -> CallToolResult:
     blocks: list[ContentBlock] = [block("status", head)]
     blocks.extend([await image_block(image) for image in found[offset:end]])
     if end < len(found):
-        more = call_text(
-            "sage_output", session=session, cell=cell.number, stream="images", offset=end
+        blocks.append(
+            next_call("sage_output", session=session, cell=cell.number, stream="images", offset=end)
         )
-        blocks.append(block("next", f"Next: {more}"))
     return _answer(blocks)
 
 

@@ -36,6 +36,11 @@ def call_text(tool: str, **arguments: Any) -> str:
     return f"{tool}({inner})"
 
 
+def next_call(tool: str, **arguments: Any) -> TextContent:
+    """The block that names the call for the next page."""
+    return block("next", f"Next: {call_text(tool, **arguments)}")
+
+
 def status_line(session: str, cell: Cell) -> str:
     """``[default #7 ok 0.42 s]``; a cell that has not begun has no time."""
     if cell.started_at is None:

@@ -6,6 +6,7 @@ Whatever a resource shows a tool shows, too: most clients read resources only wh
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Final, get_args
 from urllib.parse import quote
 
@@ -30,7 +31,7 @@ from sagebroker.server.render import status_line
 from sagebroker.server.session_tools import list_sessions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from sagebroker.session.cell import Cell
 
@@ -62,7 +63,8 @@ def add_resources(server: MCPServer[Broker], broker: Callable[[], Broker | None]
 
     async def sessions() -> str:
         serving = broker()
-        return "{}" if serving is None else (await _sessions(serving))
+        with _answering():
+            return "{}" if serving is None else (await list_sessions(serving)).model_dump_json()
 
     server.resource(
         SESSIONS,
@@ -109,12 +111,9 @@ def add_resources(server: MCPServer[Broker], broker: Callable[[], Broker | None]
 
 async def cells(ctx: Context[Broker], session: str) -> str:
     """The newest cells of a session, as JSON."""
-    try:
-        listed = await ctx.request_context.lifespan_context.directory.list_cells(
-            session, most=MOST_CELLS
-        )
-    except BrokerError as error:
-        raise _resource_error(error) from error
+    directory = ctx.request_context.lifespan_context.directory
+    with _answering():
+        listed = await directory.list_cells(session, most=MOST_CELLS)
     return json.dumps({"session": session, "cells": [_cell_view(session, cell) for cell in listed]})
 
 
@@ -141,15 +140,19 @@ async def output_text(
 
 
 async def _read(ctx: Context[Broker], session: str, number: int) -> Cell:
-    try:
+    with _answering():
         return await ctx.request_context.lifespan_context.read_cell(session, number)
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """What `failures.answering` is for tools: a broker's error leaves as a resource's."""
+    try:
+        yield
+    except (SessionNotFoundError, CellNotFoundError) as error:
+        raise ResourceNotFoundError(sentence(error)) from error
     except BrokerError as error:
-        raise _resource_error(error) from error
-
-
-def _resource_error(error: BrokerError) -> ResourceError:
-    is_missing = isinstance(error, (SessionNotFoundError, CellNotFoundError))
-    return (ResourceNotFoundError if is_missing else ResourceError)(sentence(error))
+        raise ResourceError(sentence(error)) from error
 
 
 def _page(text: str, offset: int, limit: int, more: str) -> str:
@@ -160,13 +163,6 @@ def _page(text: str, offset: int, limit: int, more: str) -> str:
 
 def _uri(session: str, cell: int) -> str:
     return f"{SESSIONS}/{quote(session, safe='')}/cells/{cell}"
-
-
-async def _sessions(broker: Broker) -> str:
-    try:
-        return (await list_sessions(broker)).model_dump_json()
-    except BrokerError as error:
-        raise _resource_error(error) from error
 
 
 def _cell_view(session: str, cell: Cell) -> dict[str, object]:
