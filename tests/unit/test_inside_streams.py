@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -177,6 +178,34 @@ def test_text_that_no_message_can_carry_is_escaped(stream: Any, recorder: Record
     stream.write("a\ud800b\udcff")
     stream.flush()
     assert recorder.text("one") == "a\\ud800b\\udcff"
+
+
+def test_what_was_flushed_has_been_sent() -> None:
+    context = zmq.Context()
+    session: Any = Session(key=b"k")
+    thread: Any = IOPubThread(context.socket(zmq.PUB), session=session)  # type: ignore[no-untyped-call]
+    sent: list[Any] = []
+
+    def handle_and_rest(message: Any) -> None:
+        thread._handle_event(message)
+        # As if C code had taken the global lock between two rounds of the thread.
+        time.sleep(0.3)
+
+    thread._event_puller.on_recv(handle_and_rest)
+    thread._really_send = lambda message, **_: sent.append(message)
+    thread.start()
+    stream: Any = BoundedOutStream(session, thread, "stdout", watchfd=False)
+    try:
+        stream.set_parent({"header": {"msg_id": "one"}})
+        stream.write("go")
+        while thread._events:
+            time.sleep(0.01)
+        stream.flush()
+        assert len(sent) == 1
+    finally:
+        thread.stop()
+        thread.close()
+        context.term()
 
 
 def test_only_text_can_be_written(stream: Any) -> None:

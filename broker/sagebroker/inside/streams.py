@@ -181,6 +181,13 @@ class BoundedOutStream(OutStream):
                 super().write(utf8(now))
         return len(string)
 
+    def flush(self) -> None:
+        """Have what was printed sent before C code may keep Python's global lock for minutes."""
+        super().flush()
+        # The first comes back when the messages are in the other thread's queue, behind it; the
+        # second goes through that queue.
+        super().flush()
+
     def finish_cell(self) -> None:
         """Let the end of the running cell's output follow, as far as it was held back."""
         self._drain_pipe()
