@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -29,6 +30,9 @@ settings.load_profile("ci" if os.environ.get("CI") else "noisy")
 
 PREFIX = f"sb{os.getpid()}-"
 """Beginning of the names of this run's folders; other runs on the machine are not ours to judge."""
+
+RUN_FOLDER = re.compile(r"/tmp/sb\d+-")
+"""The folders of any run."""
 
 
 @pytest.fixture(scope="session")
@@ -64,7 +68,7 @@ def _traces() -> dict[str, set[str]]:
 
 
 def _containers() -> set[str]:
-    """Names of the containers with our labels, where an engine answers."""
+    """Names of the containers with our labels, where an engine answers; not those of another run."""
     if not _is_there(os.environ.get("DOCKER_HOST") or DEFAULT_UNIX_SOCKET):
         return set()
     try:
@@ -73,9 +77,15 @@ def _containers() -> set[str]:
         return set()
     try:
         listed = client.api.containers(all=True, filters={"label": LABEL_INSTANCE})
-        return {str(found["Names"][0]) for found in listed}
+        return {str(c["Names"][0]) for c in listed if not _is_anothers(c["Mounts"])}
     finally:
         client.close()
+
+
+def _is_anothers(mounts: list[dict[str, str]]) -> bool:
+    """Whether a container's folders are those of another run of the tests."""
+    places = [str(mount.get("Source", "")) for mount in mounts]
+    return any(RUN_FOLDER.match(p) and not p.startswith(f"/tmp/{PREFIX}") for p in places)
 
 
 def _is_there(url: str) -> bool:
