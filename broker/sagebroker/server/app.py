@@ -21,19 +21,20 @@ from sagebroker.server.prompts import add_prompts
 from sagebroker.server.resources import add_resources
 from sagebroker.server.session_tools import add_session_tools
 from sagebroker.server.state_tools import add_state_tools
+from sagebroker.users import SoleUser, Users
 
-BrokerOpener = Callable[[], AbstractAsyncContextManager[Broker]]
-"""Gives the broker that serves for the life of the server; entered once, by the server."""
+BrokerOpener = Callable[[], AbstractAsyncContextManager[Broker | Users]]
+"""Gives the broker, or those of all users, for the life of the server; entered once, by the server."""
 
 
-class SageServer(MCPServer[Broker]):
+class SageServer(MCPServer[Users]):
     """An MCP server whose tool errors read as the tools wrote them."""
 
-    broker: Broker | None = None
-    """The one that serves now; None unless the server serves."""
+    users: Users | None = None
+    """Whose brokers serve now; None unless the server serves."""
 
     async def call_tool(
-        self, name: str, arguments: dict[str, Any], context: Context[Broker, Any] | None = None
+        self, name: str, arguments: dict[str, Any], context: Context[Users, Any] | None = None
     ) -> CallToolResult | InputRequiredResult:
         """Call a tool; the SDK's prefix and the validator's jargon are taken off its errors."""
         try:
@@ -59,12 +60,13 @@ def make_server(open_broker: BrokerOpener, *, time_limit_s: float = TIME_LIMIT_S
     """
 
     @asynccontextmanager
-    async def lifespan(_: MCPServer[Broker]) -> AsyncIterator[Broker]:
-        async with open_broker() as server.broker:
+    async def lifespan(_: MCPServer[Users]) -> AsyncIterator[Users]:
+        async with open_broker() as opened:
+            server.users = SoleUser(opened) if isinstance(opened, Broker) else opened
             try:
-                yield server.broker
+                yield server.users
             finally:
-                server.broker = None
+                server.users = None
 
     server = SageServer(
         product.SERVER_NAME,
@@ -81,6 +83,6 @@ def make_server(open_broker: BrokerOpener, *, time_limit_s: float = TIME_LIMIT_S
     add_state_tools(server)
     add_file_tools(server)
     add_inspect_tools(server)
-    add_resources(server, lambda: server.broker)
+    add_resources(server, lambda: server.users)
     add_prompts(server)
     return server

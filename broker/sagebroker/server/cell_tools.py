@@ -9,7 +9,6 @@ from mcp.server.mcpserver import Context
 from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
-from sagebroker.broker import Broker
 from sagebroker.errors import SessionInUseError
 from sagebroker.model import CellStatus
 from sagebroker.server import limits
@@ -22,6 +21,7 @@ from sagebroker.server.arguments import (
     TimeLimit,
     WaitSeconds,
 )
+from sagebroker.server.callers import broker_of
 from sagebroker.server.failures import answering
 from sagebroker.server.pages import OutputStream, page
 from sagebroker.server.product import DEFAULT_SESSION
@@ -29,6 +29,7 @@ from sagebroker.server.render import answer, block, call_text, status_line
 from sagebroker.server.waiting import awake, wait_for_cell, with_progress
 from sagebroker.session.cell import Cell
 from sagebroker.session.session import Session
+from sagebroker.users import Users
 
 WAIT_S: Final = 45.0
 """Default wait of a call: below the 60 s after which several clients give up."""
@@ -70,7 +71,7 @@ ignores the interrupt for 4 seconds makes the kernel be replaced: the answer say
 kept or lost. Queued cells run next."""
 
 
-def add_cell_tools(server: MCPServer[Broker], *, time_limit_s: float = TIME_LIMIT_S) -> None:
+def add_cell_tools(server: MCPServer[Users], *, time_limit_s: float = TIME_LIMIT_S) -> None:
     """Register the tools.
 
     Args:
@@ -122,7 +123,7 @@ def _make_sage_run(default_limit_s: float) -> Callable[..., Awaitable[CallToolRe
     """``sage_run`` with the configured time limit as its default."""
 
     async def sage_run(
-        ctx: Context[Broker],
+        ctx: Context[Users],
         code: Code,
         session: SessionName = DEFAULT_SESSION,
         wait_s: WaitSeconds = WAIT_S,
@@ -130,8 +131,8 @@ def _make_sage_run(default_limit_s: float) -> Callable[..., Awaitable[CallToolRe
         max_chars: MaxChars = CHARS,
         request_id: RequestId = "",
     ) -> CallToolResult:
-        broker = ctx.request_context.lifespan_context
         with answering("sage_run"):
+            broker = await broker_of(ctx)
             code = limits.code_text(code)
             request_id = limits.request_name(request_id)
             wait_s, wait_note = limits.wait_limit(wait_s)
@@ -156,15 +157,15 @@ def _make_sage_run(default_limit_s: float) -> Callable[..., Awaitable[CallToolRe
 
 
 async def sage_wait(
-    ctx: Context[Broker],
+    ctx: Context[Users],
     session: SessionName,
     cell: CellNumber,
     wait_s: WaitSeconds = WAIT_S,
     max_chars: MaxChars = CHARS,
 ) -> CallToolResult:
     """Go on waiting; see `_WAIT`."""
-    broker = ctx.request_context.lifespan_context
     with answering("sage_wait"):
+        broker = await broker_of(ctx)
         wait_s, wait_note = limits.wait_limit(wait_s)
         max_chars, chars_note = limits.char_limit("max_chars", max_chars)
         notes = [note for note in (wait_note, chars_note) if note]
@@ -183,7 +184,7 @@ async def sage_wait(
 
 
 async def sage_output(
-    ctx: Context[Broker],
+    ctx: Context[Users],
     session: SessionName,
     cell: CellNumber,
     stream: OutputStream = "all",
@@ -192,19 +193,19 @@ async def sage_output(
     pattern: Annotated[str, Field(description="Text to search for")] = "",
 ) -> CallToolResult:
     """Page and search; see `_OUTPUT`."""
-    broker = ctx.request_context.lifespan_context
     with answering("sage_output"):
+        broker = await broker_of(ctx)
         limit, _ = limits.char_limit("limit", limit)
         read = await broker.read_cell(session, cell)
         return await page(session, read, stream, offset=offset, limit=limit, pattern=pattern)
 
 
 async def sage_interrupt(
-    ctx: Context[Broker], session: SessionName = DEFAULT_SESSION
+    ctx: Context[Users], session: SessionName = DEFAULT_SESSION
 ) -> CallToolResult:
     """Climb the ladder; see `_INTERRUPT`."""
-    broker = ctx.request_context.lifespan_context
     with answering("sage_interrupt"):
+        broker = await broker_of(ctx)
         found = broker.open_one(session)
         cell = found.current if found is not None else None
         if found is None:
@@ -231,9 +232,9 @@ def after_interrupt(session: Session, cell: Cell) -> list[str]:
     return lines
 
 
-async def _session_to_run_in(ctx: Context[Broker], name: str) -> Session:
+async def _session_to_run_in(ctx: Context[Users], name: str) -> Session:
     """The named session; the default one is opened where it is not."""
-    broker = ctx.request_context.lifespan_context
+    broker = await broker_of(ctx)
     if name != DEFAULT_SESSION:
         return await awake(ctx, name)
     found, _ = await with_progress(

@@ -10,15 +10,16 @@ from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import CallToolResult, ContentBlock, ToolAnnotations
 from pydantic import Field
 
-from sagebroker.broker import Broker
 from sagebroker.server import limits
 from sagebroker.server.arguments import SessionName
+from sagebroker.server.callers import broker_of
 from sagebroker.server.cell_tools import CHARS
 from sagebroker.server.failures import answering
 from sagebroker.server.file_pages import list_page, read_page
 from sagebroker.server.product import DEFAULT_SESSION
 from sagebroker.server.render import block
 from sagebroker.session.file_access import SessionFiles
+from sagebroker.users import Users
 
 _FILES: Final = """\
 List, read, write or delete a session's files, which cells see in /files; also while a cell runs or the \
@@ -30,7 +31,7 @@ not followed.
 Example: action="write", path="data/points.csv", content="1,2\\n" """
 
 
-def add_file_tools(server: MCPServer[Broker]) -> None:
+def add_file_tools(server: MCPServer[Users]) -> None:
     """Register the tool."""
     server.add_tool(
         sage_files,
@@ -45,7 +46,7 @@ def add_file_tools(server: MCPServer[Broker]) -> None:
 
 
 async def sage_files(
-    ctx: Context[Broker],
+    ctx: Context[Users],
     action: Literal["list", "read", "write", "delete"],
     path: Annotated[str, Field(description="Relative to /files")] = "",
     session: SessionName = DEFAULT_SESSION,
@@ -57,8 +58,8 @@ async def sage_files(
     limit: Annotated[int, Field(description="Characters to return")] = CHARS,
 ) -> CallToolResult:
     """List, read, write, delete; see `_FILES`."""
-    broker = ctx.request_context.lifespan_context
     with answering("sage_files"):
+        broker = await broker_of(ctx)
         limit, note = limits.char_limit("limit", limit)
         limits.check_start(offset)
         if content and action != "write":

@@ -9,7 +9,6 @@ from mcp.server.mcpserver import Context
 from mcp_types import CallToolResult, ContentBlock, ToolAnnotations
 from pydantic import Field
 
-from sagebroker.broker import Broker
 from sagebroker.kernel.inspection import Detail, Inspected, Question
 from sagebroker.protocol.text import strip_ansi
 from sagebroker.server import limits
@@ -19,6 +18,7 @@ from sagebroker.server.failures import answering
 from sagebroker.server.product import DEFAULT_SESSION
 from sagebroker.server.render import block, next_call
 from sagebroker.server.waiting import awake, with_progress
+from sagebroker.users import Users
 
 _INSPECT: Final = """\
 Explain a name: doc (signature, docstring, examples), source, complete (names with this beginning), or \
@@ -26,7 +26,7 @@ search (Sage's documentation by words; offline). No code is run; no cell may be 
 Examples: name="EllipticCurve"; name="chromatic number", detail="search" """
 
 
-def add_inspect_tools(server: MCPServer[Broker]) -> None:
+def add_inspect_tools(server: MCPServer[Users]) -> None:
     """Register the tool."""
     server.add_tool(
         sage_inspect,
@@ -38,7 +38,7 @@ def add_inspect_tools(server: MCPServer[Broker]) -> None:
 
 
 async def sage_inspect(
-    ctx: Context[Broker],
+    ctx: Context[Users],
     name: Annotated[str, Field(description="Dotted name like E.rank, its beginning, or words")],
     detail: Detail = "doc",
     session: SessionName = DEFAULT_SESSION,

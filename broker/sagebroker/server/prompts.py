@@ -11,12 +11,12 @@ from sagebroker.server.product import DEFAULT_SESSION
 if TYPE_CHECKING:
     from mcp.server import MCPServer
 
-    from sagebroker.broker import Broker
+    from sagebroker.users import Users
 
 Session = Annotated[str, Field(description="Session to work in")]
 
 
-def add_prompts(server: MCPServer[Broker]) -> None:
+def add_prompts(server: MCPServer[Users]) -> None:
     """Register the prompts."""
     server.prompt(
         "solve_and_check",

@@ -22,13 +22,14 @@ from mcp_types import (
 )
 from pydantic import Field
 
-from sagebroker.broker import Broker
 from sagebroker.errors import BrokerError, CellNotFoundError, SessionNotFoundError
 from sagebroker.protocol.text import clean
+from sagebroker.server.callers import broker_of, current_user
 from sagebroker.server.failures import sentence
 from sagebroker.server.outline import Stream, all_text, stream_text
 from sagebroker.server.render import status_line
 from sagebroker.server.session_tools import list_sessions
+from sagebroker.users import Users
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -52,19 +53,21 @@ Offset = Annotated[int, Field(ge=0)]
 Limit = Annotated[int, Field(ge=1, le=PAGE_CHARS)]
 
 
-def add_resources(server: MCPServer[Broker], broker: Callable[[], Broker | None]) -> None:
+def add_resources(server: MCPServer[Users], users: Callable[[], Users | None]) -> None:
     """Register the resources and the completion of their names.
 
     Args:
         server: Where to.
-        broker: The one that serves now; None before the server serves. What is read without a
+        users: Whose brokers serve now; None before the server serves. What is read without a
             template, and completions, have no context that would tell it.
     """
 
     async def sessions() -> str:
-        serving = broker()
+        serving = users()
         with _answering():
-            return "{}" if serving is None else (await list_sessions(serving)).model_dump_json()
+            if serving is None:
+                return "{}"
+            return (await list_sessions(await serving.broker_of(current_user()))).model_dump_json()
 
     server.resource(
         SESSIONS,
@@ -102,22 +105,21 @@ def add_resources(server: MCPServer[Broker], broker: Callable[[], Broker | None]
         context: CompletionContext | None,
     ) -> Completion | None:
         del ref  # an argument means the same wherever it stands
-        serving = broker()
+        serving = users()
         if serving is None:
             return None
         given = (context.arguments if context is not None else None) or {}
         return await _complete(serving, argument, given.get("session", ""))
 
 
-async def cells(ctx: Context[Broker], session: str) -> str:
+async def cells(ctx: Context[Users], session: str) -> str:
     """The newest cells of a session, as JSON."""
-    directory = ctx.request_context.lifespan_context.directory
     with _answering():
-        listed = await directory.list_cells(session, most=MOST_CELLS)
+        listed = await (await broker_of(ctx)).directory.list_cells(session, most=MOST_CELLS)
     return json.dumps({"session": session, "cells": [_cell_view(session, cell) for cell in listed]})
 
 
-async def cell_text(ctx: Context[Broker], session: str, cell: int) -> str:
+async def cell_text(ctx: Context[Users], session: str, cell: int) -> str:
     """A cell's code and all its streams."""
     read = await _read(ctx, session, cell)
     whole = "\n".join([status_line(session, read), *read.notices, read.code, "", all_text(read)])
@@ -126,7 +128,7 @@ async def cell_text(ctx: Context[Broker], session: str, cell: int) -> str:
 
 
 async def output_text(
-    ctx: Context[Broker],
+    ctx: Context[Users],
     session: str,
     cell: int,
     stream: Stream,
@@ -139,9 +141,9 @@ async def output_text(
     return _page(text, offset, limit, more)
 
 
-async def _read(ctx: Context[Broker], session: str, number: int) -> Cell:
+async def _read(ctx: Context[Users], session: str, number: int) -> Cell:
     with _answering():
-        return await ctx.request_context.lifespan_context.read_cell(session, number)
+        return await (await broker_of(ctx)).read_cell(session, number)
 
 
 @contextmanager
@@ -176,9 +178,10 @@ def _cell_view(session: str, cell: Cell) -> dict[str, object]:
     }
 
 
-async def _complete(broker: Broker, argument: CompletionArgument, session: str) -> Completion:
+async def _complete(users: Users, argument: CompletionArgument, session: str) -> Completion:
     """Names with the given beginning."""
     try:
+        broker = await users.broker_of(current_user())
         match argument.name:
             case "session":
                 opened = {session.name for session in broker.sessions()}

@@ -15,6 +15,7 @@ from sagebroker.errors import BrokerError
 from sagebroker.kernel.kernelspec import KernelSpec
 from sagebroker.model import utcnow
 from sagebroker.server.arguments import SessionName
+from sagebroker.server.callers import broker_of
 from sagebroker.server.failures import answering
 from sagebroker.server.product import DEFAULT_SESSION
 from sagebroker.server.render import block
@@ -22,6 +23,7 @@ from sagebroker.server.waiting import awake, with_progress
 from sagebroker.session.info import SessionInfo
 from sagebroker.session.session import Session
 from sagebroker.store.records import SessionRow
+from sagebroker.users import Users
 
 MEASURE_LIMIT_S: Final = 2.0
 """For the engine to tell what all sessions use; without it the list has no memory figures."""
@@ -73,7 +75,7 @@ class SessionList(BaseModel):
     most: int
 
 
-def add_session_tools(server: MCPServer[Broker]) -> None:
+def add_session_tools(server: MCPServer[Users]) -> None:
     """Register the tools."""
     server.add_tool(
         sage_open,
@@ -115,7 +117,7 @@ def add_session_tools(server: MCPServer[Broker]) -> None:
 
 
 async def sage_open(
-    ctx: Context[Broker],
+    ctx: Context[Users],
     name: Annotated[str, Field(description="Name of the session")],
     keep: Annotated[bool, Field(description="Run on after this connection")] = False,  # noqa: FBT002
     hibernate: Annotated[
@@ -124,8 +126,8 @@ async def sage_open(
     ] = "auto",
 ) -> CallToolResult:
     """Open a session; see `_OPEN`."""
-    broker = ctx.request_context.lifespan_context
     with answering("sage_open"):
+        broker = await broker_of(ctx)
         session, created = await with_progress(
             ctx,
             lambda: "starting the Sage kernel,",
@@ -139,10 +141,10 @@ async def sage_open(
         return CallToolResult(content=[block("status", "\n".join(lines))])
 
 
-async def sage_sessions(ctx: Context[Broker]) -> CallToolResult:
+async def sage_sessions(ctx: Context[Users]) -> CallToolResult:
     """List the sessions; see `_SESSIONS`."""
     with answering("sage_sessions"):
-        listed = await list_sessions(ctx.request_context.lifespan_context)
+        listed = await list_sessions(await broker_of(ctx))
         opened = [view for view in listed.sessions if view.state not in (ASLEEP, ELSEWHERE)]
         lines = [f"{len(opened)} of at most {listed.most} sessions are open."]
         if not opened:
@@ -163,7 +165,7 @@ async def list_sessions(broker: Broker) -> SessionList:
 
 
 async def sage_restart(
-    ctx: Context[Broker],
+    ctx: Context[Users],
     session: SessionName = DEFAULT_SESSION,
     restore: Annotated[  # noqa: FBT002 - a tool's argument
         bool | int | str, Field(description="Checkpoint whose variables come back")
@@ -179,10 +181,10 @@ async def sage_restart(
         return CallToolResult(content=[block("status", "\n".join([said, *found.take_notices()]))])
 
 
-async def sage_close(ctx: Context[Broker], session: SessionName) -> CallToolResult:
+async def sage_close(ctx: Context[Users], session: SessionName) -> CallToolResult:
     """End a session; see `_CLOSE`."""
-    broker = ctx.request_context.lifespan_context
     with answering("sage_close"):
+        broker = await broker_of(ctx)
         said = await with_progress(
             ctx, lambda: "closing the session,", lambda: broker.close_session(session)
         )

@@ -7,7 +7,6 @@ from mcp.server.mcpserver import Context
 from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
-from sagebroker.broker import Broker
 from sagebroker.kernel.checkpoints import CheckpointInfo, Variable
 from sagebroker.model import utcnow
 from sagebroker.protocol.text import clean
@@ -17,6 +16,7 @@ from sagebroker.server.product import DEFAULT_SESSION
 from sagebroker.server.render import block
 from sagebroker.server.waiting import awake, with_progress
 from sagebroker.session.sleep import Saved
+from sagebroker.users import Users
 
 MOST_VARIABLES: Final = 100
 """Variables in one answer."""
@@ -31,7 +31,7 @@ Save a session's variables now, and list its checkpoints. After each cell this h
 that cannot be saved. Example: label="before-reduction" """
 
 
-def add_state_tools(server: MCPServer[Broker]) -> None:
+def add_state_tools(server: MCPServer[Users]) -> None:
     """Register the tools."""
     server.add_tool(
         sage_variables,
@@ -55,7 +55,7 @@ def add_state_tools(server: MCPServer[Broker]) -> None:
 
 
 async def sage_variables(
-    ctx: Context[Broker],
+    ctx: Context[Users],
     session: SessionName = DEFAULT_SESSION,
     pattern: Annotated[str, Field(description="Names, with * and ?")] = "*",
     limit: Annotated[int, Field(description="Most variables", ge=1, le=500)] = MOST_VARIABLES,
@@ -73,7 +73,7 @@ async def sage_variables(
 
 
 async def sage_checkpoint(
-    ctx: Context[Broker],
+    ctx: Context[Users],
     session: SessionName = DEFAULT_SESSION,
     label: Annotated[str, Field(description="Name that keeps this state")] = "",
 ) -> CallToolResult:

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import anyio
 
 from sagebroker.errors import BrokerError
+from sagebroker.server.callers import broker_of
 
 if TYPE_CHECKING:
     from mcp.server.mcpserver import Context
 
-    from sagebroker.broker import Broker
     from sagebroker.session.cell import Cell
     from sagebroker.session.session import Session
+    from sagebroker.users import Users
 
 FIRST_PROGRESS_S: Final = 1.0
 """Before the first progress notification; most cells have ended by then."""
@@ -29,7 +30,7 @@ T = TypeVar("T")
 
 
 async def with_progress(
-    ctx: Context[Broker], describe: Callable[[], str], work: Callable[[], Awaitable[T]]
+    ctx: Context[Users], describe: Callable[[], str], work: Callable[[], Awaitable[T]]
 ) -> T:
     """Do ``work`` and report progress meanwhile, if the client asked for it.
 
@@ -56,13 +57,13 @@ async def with_progress(
     return result[0]
 
 
-async def awake(ctx: Context[Broker], name: str) -> Session:
+async def awake(ctx: Context[Users], name: str) -> Session:
     """The named session, woken if it sleeps. Raises `BrokerError`."""
-    broker = ctx.request_context.lifespan_context
+    broker = await broker_of(ctx)
     return await with_progress(ctx, lambda: "waking the session,", lambda: broker.awake(name))
 
 
-async def wait_for_cell(ctx: Context[Broker], session: Session, cell: Cell, wait_s: float) -> None:
+async def wait_for_cell(ctx: Context[Users], session: Session, cell: Cell, wait_s: float) -> None:
     """Wait until the cell ends or ``wait_s`` seconds have passed.
 
     A cancelled call stops its cell: the person behind the client has pressed Stop. The ladder is
@@ -80,7 +81,7 @@ async def wait_for_cell(ctx: Context[Broker], session: Session, cell: Cell, wait
         raise
 
 
-async def _report(ctx: Context[Broker], describe: Callable[[], str]) -> None:
+async def _report(ctx: Context[Users], describe: Callable[[], str]) -> None:
     began = anyio.current_time()
     delay = FIRST_PROGRESS_S
     while True:
