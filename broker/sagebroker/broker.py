@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 
 import anyio
@@ -23,18 +23,17 @@ import zmq.asyncio
 from anyio import AsyncContextManagerMixin
 from anyio.abc import TaskGroup, TaskStatus
 
-from sagebroker.config import BrokerConfig, engine_environment
-from sagebroker.container.docker import DockerRuntime
-from sagebroker.container.engine import find_engine
+from sagebroker.config import BrokerConfig
 from sagebroker.container.runtime import ContainerRuntime
 from sagebroker.errors import (
+    QueueFullError,
     SessionClosedError,
     SessionNotFoundError,
     TooManySessionsError,
 )
-from sagebroker.kernel.guard import MemoryGuard
 from sagebroker.kernel.kernel import Wire
 from sagebroker.logs import event
+from sagebroker.session import queue
 from sagebroker.session.adoption import adopt_left
 from sagebroker.session.catalogue import Catalogue
 from sagebroker.session.cell import Cell
@@ -47,6 +46,7 @@ from sagebroker.session.orphans import Sweep
 from sagebroker.session.ready import Ready
 from sagebroker.session.session import Session
 from sagebroker.session.upkeep import Upkeep
+from sagebroker.shared import RETRY_AFTER_S, Shared
 from sagebroker.store.folders import StateFolder
 from sagebroker.store.records import Hibernate, OnEnd, SessionRow
 from sagebroker.store.store import Store
@@ -64,23 +64,31 @@ class Broker(AsyncContextManagerMixin):
         config: The whole configuration.
         runtime: An engine to use in place of the one that would be found; not closed here.
         adopt: Take over, without being asked, what brokers that were killed have left running.
+        shared: What this broker has together with others, entered by whoever owns it; without, it has
+            all of that alone.
+        outlives_clients: Whether the broker goes on when the client that opened a session is gone.
     """
 
     def __init__(
-        self, config: BrokerConfig, runtime: ContainerRuntime | None = None, *, adopt: bool = False
+        self,
+        config: BrokerConfig,
+        runtime: ContainerRuntime | None = None,
+        *,
+        adopt: bool = False,
+        shared: Shared | None = None,
+        outlives_clients: bool = False,
     ) -> None:
         self.config = config
-        self._runtime = runtime
+        self.outlives_clients = outlives_clients
         self._adopt = adopt
-        self._own_runtime: ContainerRuntime | None = None
-        self._connecting = anyio.Lock()
+        self._lent = shared
+        self._shared = shared or Shared(config, runtime)
         self._is_connected = False
         self._opening: dict[str, anyio.Lock] = {}
         self._is_leaving = False
         self._reserved = 0
         """Sessions that are being made and count already."""
         self._state = StateFolder(config.state_dir)
-        self._starts = anyio.Semaphore(config.kernel.concurrent_starts)
         self._tg: TaskGroup
         self._launcher: Launcher
         self.directory: Directory
@@ -98,22 +106,23 @@ class Broker(AsyncContextManagerMixin):
         self._launcher = Launcher(self.config, instance, self.runtime)
         context = zmq.asyncio.Context()
         context.set(zmq.MAX_SOCKETS, MAX_SOCKETS)
-        self._wire = Wire(context=context, guard=MemoryGuard())
+        self._wire = Wire(context=context, guard=self._shared.guard)
         try:
-            async with Store.open(
-                self._state.database, lambda session_id: self._state.folder(session_id).outputs
-            ) as self._store:
+            async with (
+                self._shared if self._lent is None else nullcontext(),
+                Store.open(
+                    self._state.database, lambda session_id: self._state.folder(session_id).outputs
+                ) as self._store,
+            ):
                 opener = Opener(self.config, self._launcher, self._state, self._store)
                 self.directory = Directory(self.config, opener, self._store, self._state)
                 sweep = Sweep(self._launcher, self._state, self._store)
                 self._upkeep = Upkeep(self.sessions, self._launcher, sweep)
-                async with self._running(instance):
-                    yield self
+                with self._shared.counting(lambda: len(self.directory) + self._reserved):
+                    async with self._running(instance):
+                        yield self
         finally:
             context.destroy(linger=0)
-            if self._own_runtime is not None:
-                with anyio.CancelScope(shield=True):
-                    await self._own_runtime.aclose()
 
     @asynccontextmanager
     async def _running(self, instance: str) -> AsyncIterator[None]:
@@ -121,7 +130,6 @@ class Broker(AsyncContextManagerMixin):
             async with anyio.create_task_group() as self._tg:
                 self._tg.start_soon(self._upkeep.renew_leases)
                 self._tg.start_soon(self._upkeep.let_sleep, self.config.hibernation)
-                self._tg.start_soon(self._wire.guard.run)
                 adopting = anyio.CancelScope()
                 if self._adopt:
                     self._tg.start_soon(
@@ -160,15 +168,12 @@ class Broker(AsyncContextManagerMixin):
         Raises:
             RuntimeUnavailableError: There is none; says what was tried and what to do.
         """
-        async with self._connecting:
-            if self._runtime is None:
-                found = await find_engine(self.config.engine_url, engine_environment())
-                self._runtime = self._own_runtime = DockerRuntime(found.url)
-            if not self._is_connected:
-                self._is_connected = True
-                self._tg.start_soon(self._upkeep.remove_orphans)
-                self._tg.start_soon(self._upkeep.follow_events, self._runtime)
-            return self._runtime
+        runtime = await self._shared.runtime()
+        if not self._is_connected:
+            self._is_connected = True
+            self._tg.start_soon(self._upkeep.remove_orphans)
+            self._tg.start_soon(self._upkeep.follow_events, runtime)
+        return runtime
 
     async def open_session(
         self,
@@ -214,8 +219,9 @@ class Broker(AsyncContextManagerMixin):
                 raise TooManySessionsError(
                     f"{len(self.directory)} sessions are open, as many as are allowed.",
                     hint="Close one with sage_close, or use an open one.",
-                    retry_after_s=30.0,
+                    retry_after_s=RETRY_AFTER_S,
                 )
+            self._shared.check_room()
             session = await self._prepare(
                 name, keep=keep, hibernate=hibernate, private=private, beside=beside
             )
@@ -285,6 +291,17 @@ class Broker(AsyncContextManagerMixin):
         """Every open session, by name."""
         return self.directory.all()
 
+    def check_room_for_cell(self) -> None:
+        """Raise `QueueFullError` where as many cells run and wait as all sessions together may have."""
+        infos = [session.info() for session in self.sessions()]
+        cells = sum(info.queued + (info.running is not None) for info in infos)
+        if cells >= self.config.session.max_cells:
+            raise QueueFullError(
+                f"{cells} cells run or wait in all your sessions, as many as are allowed.",
+                hint="Wait for some with sage_wait, or stop some with sage_interrupt.",
+                retry_after_s=queue.RETRY_AFTER_S,
+            )
+
     async def stored_sessions(self) -> list[SessionRow]:
         """Every session there is, open, asleep or another process's, by name. Raises `StorageError`."""
         return await self.directory.stored()
@@ -339,7 +356,7 @@ class Broker(AsyncContextManagerMixin):
             launcher=self._launcher,
             wire=self._wire,
             store=self._store,
-            starts=self._starts,
+            starts=self._shared.starts,
         )
 
     async def _run(

@@ -80,8 +80,12 @@ class SessionConfig(_Branch):
 
     max_sessions: int = Field(default=8, ge=1, le=75)
     """Sessions of one broker; a ZeroMQ context has sockets for 78."""
+    max_stored_sessions: int = Field(default=500, ge=1)
+    """Sessions, those that sleep counted; each may have files and checkpoints."""
     max_queued_cells: int = Field(default=16, ge=1)
     """Cells waiting in one session."""
+    max_cells: int = Field(default=256, ge=1)
+    """Cells that run or wait in all sessions of one broker."""
     time_limit_s: float = Field(default=600.0, gt=0)
     """Default time limit of a cell."""
     max_time_limit_s: float = Field(default=86_400.0, gt=0)
@@ -136,6 +140,65 @@ class TranscriptConfig(_Branch):
     """Cells kept of a session."""
     kept_bytes: int = Field(default=256 * MIB, ge=MIB)
     """Code and outputs kept of a session; older cells are forgotten first, the newest never."""
+
+
+class ServeConfig(_Branch):
+    """``sagebroker serve``: MCP and the JSON API over HTTP."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; one beyond this machine needs tokens or an OAuth issuer."""
+    port: int = Field(default=8765, ge=0, le=65535)
+    """Port to listen on; 0 takes a free one."""
+    url: str = ""
+    """The address that clients use, where that is another: https://sage.example.org, behind a proxy."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Further values of the Host header that are answered; name:* stands for any port."""
+    allowed_origins: tuple[str, ...] = ()
+    """Web pages that may call, by Origin, such as https://lab.example.org; programs send none."""
+    tls_certificate: Path | None = None
+    """Certificate chain, PEM; with it, HTTPS is spoken."""
+    tls_key: Path | None = None
+    """Private key of the certificate, PEM."""
+    max_body_bytes: int = Field(default=6 * MIB, ge=64 * 1024)
+    """Largest request; the largest file that one call writes, 3 MiB, takes 4 in base64."""
+    body_limit_s: float = Field(default=30.0, gt=0)
+    """Silence within a request's body after which it is given up."""
+    max_connections: int = Field(default=512, ge=8)
+    """Connections at once; more are answered 503."""
+    drain_s: float = Field(default=5.0, ge=0)
+    """Time that answers have to be finished when the server ends."""
+
+
+class AuthConfig(_Branch):
+    """Who may call over HTTP, beside the bearer tokens of ``sagebroker token``."""
+
+    issuer: str = ""
+    """OAuth authorization server whose JWTs are accepted, for instance https://login.example.org."""
+    audience: str = ""
+    """What those JWTs must be meant for; the server's own /mcp address if empty."""
+    jwks_url: str = ""
+    """Where the issuer's keys are; looked up in its metadata if empty."""
+    algorithms: tuple[str, ...] = ("RS256", "ES256", "EdDSA")
+    """Signatures that are accepted."""
+    user_claim: str = "sub"
+    """The claim that names the user; it must never be given to somebody else."""
+
+
+class UsersConfig(_Branch):
+    """Limits of each user of a server that has several, and of all together."""
+
+    max_sessions: int = Field(default=4, ge=1, le=75)
+    """Sessions of one user that are awake."""
+    total_sessions: int = Field(default=16, ge=1)
+    """Sessions of all users that are awake."""
+    max_stored_sessions: int = Field(default=32, ge=1)
+    """Sessions of one user, those that sleep counted."""
+    max_cells: int = Field(default=64, ge=1)
+    """Cells of one user that run or wait."""
+    calls_per_minute: float = Field(default=600.0, gt=0)
+    """Calls of one user, in the long run."""
+    burst_calls: int = Field(default=120, ge=1)
+    """Calls of one user at once, after a time of quiet."""
 
 
 def _in_small_letters(level: object) -> object:
@@ -194,6 +257,9 @@ class BrokerConfig(BaseSettings):
     checkpoint: CheckpointConfig = CheckpointConfig()
     hibernation: HibernationConfig = HibernationConfig()
     transcript: TranscriptConfig = TranscriptConfig()
+    serve: ServeConfig = ServeConfig()
+    auth: AuthConfig = AuthConfig()
+    users: UsersConfig = UsersConfig()
     log: LogConfig = LogConfig()
 
     @classmethod

@@ -68,6 +68,12 @@ class TooManySessionsError(CapacityError):
     code = "too_many_sessions"
 
 
+class TooManyCallsError(CapacityError):
+    """A user calls more often than is allowed."""
+
+    code = "too_many_calls"
+
+
 class QueueFullError(CapacityError):
     """A session's queue of cells is full."""
 

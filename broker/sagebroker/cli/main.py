@@ -12,6 +12,7 @@ from sagebroker.cli.console import fail, run_async
 from sagebroker.cli.doctor import doctor
 from sagebroker.cli.image import image_app
 from sagebroker.cli.run import run
+from sagebroker.cli.serve import serve, token_app
 from sagebroker.cli.sessions import sessions_app
 from sagebroker.cli.state import add_state_commands
 from sagebroker.config import BrokerConfig
@@ -26,9 +27,11 @@ app = typer.Typer(
     help="Session broker for SageMath kernels: one hardened container each, driven through MCP.",
 )
 app.command()(run)
+app.command()(serve)
 app.command()(doctor)
 add_state_commands(sessions_app)
 app.add_typer(sessions_app, name="sessions")
+app.add_typer(token_app, name="token")
 app.add_typer(image_app, name="image")
 
 
@@ -57,7 +60,7 @@ def options(
 
 @app.command()
 def mcp(context: typer.Context) -> None:
-    """Serve MCP on stdin and stdout; an MCP client starts this."""
+    """Serve MCP on stdin and stdout; an MCP client starts this. Joins a server that runs."""
     from sagebroker.server.stdio import serve_stdio
 
     run_async(serve_stdio, context.obj, heeds_signals=True)

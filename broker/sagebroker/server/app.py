@@ -1,20 +1,25 @@
 """`make_server`: the MCP server around a broker, for any transport."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from mcp.server import MCPServer
+from mcp.server.auth.provider import TokenVerifier
+from mcp.server.auth.settings import AuthSettings
+from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import Context
-from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
+from mcp.server.mcpserver.exceptions import ResourceError, ToolError, UnexpectedToolError
 from mcp_types import CallToolResult, InputRequiredResult
-from pydantic import ValidationError
+from pydantic import AnyUrl, ValidationError
 
 from sagebroker import __version__
 from sagebroker.broker import Broker
+from sagebroker.errors import BrokerError
 from sagebroker.server import product
+from sagebroker.server.callers import current_user, missing_scope
 from sagebroker.server.cell_tools import TIME_LIMIT_S, add_cell_tools
-from sagebroker.server.failures import explain_arguments
+from sagebroker.server.failures import explain_arguments, sentence
 from sagebroker.server.file_tools import add_file_tools
 from sagebroker.server.inspect_tools import add_inspect_tools
 from sagebroker.server.prompts import add_prompts
@@ -37,6 +42,7 @@ class SageServer(MCPServer[Users]):
         self, name: str, arguments: dict[str, Any], context: Context[Users, Any] | None = None
     ) -> CallToolResult | InputRequiredResult:
         """Call a tool; the SDK's prefix and the validator's jargon are taken off its errors."""
+        self._admit(name)
         try:
             return await super().call_tool(name, arguments, context)
         except UnexpectedToolError:
@@ -49,14 +55,52 @@ class SageServer(MCPServer[Users]):
                 raise cause from cause.__cause__
             raise
 
+    async def read_resource(
+        self, uri: AnyUrl | str, context: Context[Users, Any] | None = None
+    ) -> Iterable[ReadResourceContents] | InputRequiredResult:
+        """Read a resource, if its reader has not asked for too much lately."""
+        try:
+            self._count_call()
+        except BrokerError as error:
+            raise ResourceError(sentence(error)) from error
+        return await super().read_resource(uri, context)
 
-def make_server(open_broker: BrokerOpener, *, time_limit_s: float = TIME_LIMIT_S) -> SageServer:
+    def _admit(self, tool: str) -> None:
+        """Raise `ToolError` where the caller may not call the tool, or not now."""
+        known = self._tool_manager.get_tool(tool)
+        reads_only = (
+            known is not None and known.annotations is not None and known.annotations.read_only_hint
+        )
+        if lacking := missing_scope(reads_only=reads_only is True):
+            raise ToolError(
+                f"Your token does not allow {tool}: it lacks the scope {lacking}. Nothing was done. Ask "
+                f"the server's operator for another: sagebroker token create USER --scope {lacking}"
+            )
+        try:
+            self._count_call()
+        except BrokerError as error:
+            raise ToolError(sentence(error)) from error
+
+    def _count_call(self) -> None:
+        if self.users is not None:
+            self.users.count_call(current_user())
+
+
+def make_server(
+    open_broker: BrokerOpener,
+    *,
+    time_limit_s: float = TIME_LIMIT_S,
+    verifier: TokenVerifier | None = None,
+    auth: AuthSettings | None = None,
+) -> SageServer:
     """The server with all its tools; its lifespan is the broker's.
 
     Args:
         open_broker: Called once, when the server starts to serve. Opening a broker is quick and
             touches no engine: clients give a server little time to answer.
         time_limit_s: Default time limit of a cell, told in ``tools/list``.
+        verifier: Says whose a bearer token is, over HTTP.
+        auth: What is asked of tokens; together with ``verifier``.
     """
 
     @asynccontextmanager
@@ -77,6 +121,8 @@ def make_server(open_broker: BrokerOpener, *, time_limit_s: float = TIME_LIMIT_S
         version=__version__,
         lifespan=lifespan,
         log_level="WARNING",
+        token_verifier=verifier,
+        auth=auth,
     )
     add_cell_tools(server, time_limit_s=time_limit_s)
     add_session_tools(server)

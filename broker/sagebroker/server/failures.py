@@ -7,6 +7,7 @@ cannot act on (a fault of the engine or of this program) is logged here and told
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -52,7 +53,7 @@ def sentence(error: BrokerError) -> str:
         )
     text = clean(str(error))
     if isinstance(error, CapacityError) and error.retry_after_s is not None:
-        text += f" Trying again is sensible after {error.retry_after_s:.0f} s."
+        text += f" retry_after: {math.ceil(error.retry_after_s)} s."
     return text
 
 

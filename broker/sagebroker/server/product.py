@@ -34,8 +34,8 @@ Every answer begins with a status line such as [default #7 ok 0.42 s]: session, 
 time. Status words: ok, error, interrupted, died, running, queued. Long output is cut; the answer names \
 the sage_output call that shows the rest.
 
-For independent work open further sessions with sage_open(name); each has its own kernel. When this \
-connection ends sessions sleep: the next one finds them by name, with their variables and files. \
+For independent work open further sessions with sage_open(name); each has its own kernel. Sessions that \
+are left fall asleep; they are found again by name, with their variables and files. \
 sage_variables lists variables; sage_inspect shows documentation, and finds functions by words; \
 sage_files reads and writes files.
 """

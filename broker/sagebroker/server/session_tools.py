@@ -34,9 +34,9 @@ ELSEWHERE: Final = "elsewhere"
 
 _OPEN = """\
 Open a further session: a Sage kernel of its own, with its own variables and files. Takes some seconds. \
-Opening a name that is open, or was left earlier, returns that session with its variables. When this \
-connection ends, and when it is idle for long, it sleeps: variables and files are saved, and it wakes by \
-its name. With keep=true its kernel runs on after the connection, a computation too. hibernate="never" \
+Opening a name that is open, or was left earlier, returns that session with its variables. When idle \
+for long, and when its server ends (over stdio: with the connection), it sleeps: variables and files are \
+saved, and it wakes by its name. With keep=true its kernel runs on then, a computation too. hibernate="never" \
 keeps it awake while idle; "always" lets it sleep even if some variables cannot be saved.
 Names: 1 to 40 letters, digits, '_', '.', '-'. Example: name="curves" """
 
@@ -57,6 +57,8 @@ class SessionView(BaseModel):
     name: str
     state: str
     keep: bool
+    at_end: str
+    """What becomes of it without a client, in words."""
     hibernate: str
     running_cell: int | None
     running_s: float
@@ -119,7 +121,7 @@ def add_session_tools(server: MCPServer[Users]) -> None:
 async def sage_open(
     ctx: Context[Users],
     name: Annotated[str, Field(description="Name of the session")],
-    keep: Annotated[bool, Field(description="Run on after this connection")] = False,  # noqa: FBT002
+    keep: Annotated[bool, Field(description="Run on after the server")] = False,  # noqa: FBT002
     hibernate: Annotated[
         Literal["auto", "never", "always"],
         Field(description="When idle: sleep if nothing is lost by it"),
@@ -134,9 +136,9 @@ async def sage_open(
             lambda: broker.open_session(name, keep=keep, hibernate=hibernate),
         )
         info = session.info()
-        lines = [_opened(info, _hard_life_s(broker), created=created), *session.take_notices()]
+        lines = [_opened(info, broker, created=created), *session.take_notices()]
         if keep and not info.keep:
-            lines.append("It was opened without keep, and sleeps when its connection ends.")
+            lines.append(f"It was opened without keep, and {_rest(broker)}.")
         lines.append(f'Use it with sage_run(code=…, session="{name}").')
         return CallToolResult(content=[block("status", "\n".join(lines))])
 
@@ -158,7 +160,8 @@ async def sage_sessions(ctx: Context[Users]) -> CallToolResult:
 
 async def list_sessions(broker: Broker) -> SessionList:
     """Every session, those that are open here first."""
-    views = [_view(info) for info in await _measured(broker)]
+    rest = _rest(broker)
+    views = [_view(info, rest) for info in await _measured(broker)]
     opened = {view.name for view in views}
     views += [_stored_view(row) for row in await broker.stored_sessions() if row.name not in opened]
     return SessionList(sessions=views, most=broker.config.session.max_sessions)
@@ -213,12 +216,13 @@ async def _measured(broker: Broker) -> list[SessionInfo]:
     return infos
 
 
-def _view(info: SessionInfo) -> SessionView:
+def _view(info: SessionInfo, rest: str) -> SessionView:
     mib = 2**20
     return SessionView(
         name=info.name,
         state=info.state.value,
         keep=info.keep,
+        at_end="runs on" if info.keep else rest,
         hibernate=info.hibernate,
         running_cell=info.running,
         running_s=round(info.running_s, 1),
@@ -237,6 +241,7 @@ def _stored_view(row: SessionRow) -> SessionView:
         name=row.name,
         state=ASLEEP if row.state == "hibernated" else ELSEWHERE,
         keep=row.on_end == "stay",
+        at_end="",
         hibernate=row.hibernate,
         running_cell=None,
         running_s=0.0,
@@ -264,27 +269,34 @@ def _line(view: SessionView) -> str:
     facts.append(f"last cell {view.last_cell}")
     used = "?" if view.memory_mib is None else str(view.memory_mib)
     facts.append(f"memory {used} of {view.memory_limit_mib} MiB")
-    facts.append("runs on" if view.keep else "sleeps with its connection")
+    facts.append(view.at_end)
     if view.note:
         facts.append(view.note)
     return ", ".join(facts)
 
 
-def _opened(info: SessionInfo, hard_life_s: float, *, created: bool) -> str:
+def _opened(info: SessionInfo, broker: Broker, *, created: bool) -> str:
     what = "is open" if created else "was open already"
-    life = "until sage_close; it sleeps when this connection ends"
+    life = f"until sage_close; it {_rest(broker)}"
     if info.on_end == "close":
         life = "until sage_close or the end of this connection"
     elif info.keep:
         life = (
-            f"until sage_close, and its kernel at most {_duration(hard_life_s)} in one go: what cannot be "
-            "saved is lost then"
+            f"until sage_close, and its kernel at most {_duration(_hard_life_s(broker))} in one go: what "
+            "cannot be saved is lost then"
         )
     memory = info.memory_limit_bytes / 2**30
     return (
         f"Session {info.name!r} {what}, with {memory:.3g} GiB of memory; it lives {life}. "
         f"Its files are in /files."
     )
+
+
+def _rest(broker: Broker) -> str:
+    """When a session that is not kept goes to sleep, beside long idleness where its client is not all."""
+    if broker.outlives_clients:
+        return f"sleeps when idle for {_duration(broker.config.hibernation.idle_s)}"
+    return "sleeps with its connection"
 
 
 def _hard_life_s(broker: Broker) -> float:

@@ -24,6 +24,7 @@ from sagebroker.broker import Broker
 from sagebroker.config import BrokerConfig
 from sagebroker.container.runtime import ContainerRuntime
 from sagebroker.server.app import make_server
+from sagebroker.server.bridge import bridge, find_server
 
 EXIT_LIMIT_S: Final = 20.0
 """For the broker to close after a signal. Containers take below 1 s; an engine that does not answer
@@ -54,6 +55,8 @@ class _Ending:
 async def serve_stdio(config: BrokerConfig, runtime: ContainerRuntime | None = None) -> None:
     """Serve one MCP client until it closes stdin.
 
+    The server of this state folder does it, where one runs (`serve`), else a broker of this process.
+
     Args:
         config: The broker's configuration.
         runtime: An engine to use in place of the one that would be found.
@@ -74,10 +77,14 @@ async def serve_stdio(config: BrokerConfig, runtime: ContainerRuntime | None = N
             # Behind this only the thread that reads stdin is left, and it cannot be cancelled.
             ending.leave()
 
-    server = make_server(open_broker, time_limit_s=config.session.time_limit_s)
     async with anyio.create_task_group() as tg:
         await tg.start(_end_on_signal, ending, tg.cancel_scope)
-        await server.run_stdio_async()
+        running = await find_server(config)
+        if running is not None:
+            await bridge(running)
+        else:
+            server = make_server(open_broker, time_limit_s=config.session.time_limit_s)
+            await server.run_stdio_async()
         tg.cancel_scope.cancel()
 
 

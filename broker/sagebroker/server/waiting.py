@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import anyio
@@ -64,7 +65,7 @@ async def awake(ctx: Context[Users], name: str) -> Session:
 
 
 async def wait_for_cell(ctx: Context[Users], session: Session, cell: Cell, wait_s: float) -> None:
-    """Wait until the cell ends or ``wait_s`` seconds have passed.
+    """Wait until the cell ends, ``wait_s`` seconds have passed, or the server is about to end.
 
     A cancelled call stops its cell: the person behind the client has pressed Stop. The ladder is
     climbed by the session; this call leaves the wish, waits a bounded moment and goes.
@@ -73,12 +74,28 @@ async def wait_for_cell(ctx: Context[Users], session: Session, cell: Cell, wait_
         return
     try:
         await with_progress(
-            ctx, lambda: f"cell {cell.number} {cell.status}", lambda: cell.wait(wait_s)
+            ctx,
+            lambda: f"cell {cell.number} {cell.status}",
+            lambda: _first(
+                partial(cell.wait, wait_s), ctx.request_context.lifespan_context.ending.wait
+            ),
         )
     except anyio.get_cancelled_exc_class():
         with anyio.move_on_after(CANCEL_LIMIT_S, shield=True):
             await session.cancel(cell, "cancelled")
         raise
+
+
+async def _first(*works: Callable[[], Awaitable[object]]) -> None:
+    """Until the first of them has ended."""
+    async with anyio.create_task_group() as tg:
+
+        async def run(work: Callable[[], Awaitable[object]]) -> None:
+            await work()
+            tg.cancel_scope.cancel()
+
+        for work in works:
+            tg.start_soon(run, work)
 
 
 async def _report(ctx: Context[Users], describe: Callable[[], str]) -> None:

@@ -11,7 +11,13 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
-from sagebroker.errors import BrokerError, NameTakenError, SessionGoneError, SessionInUseError
+from sagebroker.errors import (
+    BrokerError,
+    NameTakenError,
+    SessionGoneError,
+    SessionInUseError,
+    TooManySessionsError,
+)
 from sagebroker.logs import event
 from sagebroker.model import CellStatus
 from sagebroker.session.found import Found
@@ -109,11 +115,17 @@ class Opener:
 
         Raises:
             SessionInUseError: Another process has just opened a session of this name.
-            TooManySessionsError: No user id is left for it.
+            TooManySessionsError: There are too many already, or no user id is left for it.
             StorageError: The disk refuses; nothing is left.
         """
         draft = self._launcher.draft(name, on_end=on_end, hibernate=hibernate)
-        taken = {row.uid for row in await self._store.call(lambda db: db.sessions())}
+        rows = await self._store.call(lambda db: db.sessions())
+        if len(rows) >= (most := self._config.session.max_stored_sessions):
+            raise TooManySessionsError(
+                f"There are {len(rows)} sessions, those that sleep counted; {most} are allowed.",
+                hint="sage_sessions() lists them; sage_close(session=…) removes one that is not needed.",
+            )
+        taken = {row.uid for row in rows}
         folder, row = await anyio.to_thread.run_sync(partial(reserve, self._state, draft, taken))
         try:
             await anyio.lowlevel.checkpoint_if_cancelled()

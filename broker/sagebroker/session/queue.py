@@ -11,6 +11,9 @@ from sagebroker.model import CellStatus
 from sagebroker.protocol.outputs import OutputFold
 from sagebroker.session.cell import Cell, ignore
 
+RETRY_AFTER_S = 5.0
+"""Told to whom no place for a cell can be given now; cells end all the time."""
+
 
 class CellQueue:
     """Cells waiting, and those that ended and are remembered.
@@ -52,6 +55,7 @@ class CellQueue:
             raise QueueFullError(
                 f"{len(self._waiting)} cells already wait in session {self._session!r}.",
                 hint="Wait for them with sage_wait, or stop the running one with sage_interrupt.",
+                retry_after_s=RETRY_AFTER_S,
             )
         wanted = self._limits.time_limit_s if time_limit_s is None else time_limit_s
         cell = Cell(

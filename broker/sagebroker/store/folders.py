@@ -186,10 +186,18 @@ class StateFolder:
         self.path = path
         self.sessions = path / "sessions"
         self.database = path / "store.sqlite"
+        self._marker = path / "instance"
 
     def folder(self, session_id: str) -> SessionFolder:
         """The folder of a session, which need not be there."""
         return SessionFolder(self.sessions / session_id)
+
+    def instance(self) -> str | None:
+        """The installation's id; None where the folder was never opened, or cannot be read."""
+        try:
+            return self._marker.read_text(encoding="ascii").strip() or None
+        except (OSError, UnicodeDecodeError):
+            return None
 
     def open(self) -> str:
         """Create what is missing; returns the installation's id.
@@ -199,7 +207,7 @@ class StateFolder:
         """
         try:
             self.sessions.mkdir(mode=0o700, parents=True, exist_ok=True)
-            marker = self.path / "instance"
+            marker = self._marker
             if not marker.exists():
                 draft = marker.with_suffix(f".{secrets.token_hex(4)}")
                 draft.write_text(secrets.token_hex(8), encoding="ascii")

@@ -1,0 +1,119 @@
+"""`make_app`: everything that is served over HTTP, as one ASGI application.
+
+``/mcp`` speaks streamable HTTP in both protocol eras. ``/healthz`` and ``/readyz`` are for whatever watches
+over the server. Where there are tokens every other path wants one.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager, nullcontext
+from typing import TYPE_CHECKING, Final
+
+from mcp.server.auth.settings import AuthSettings
+from pydantic import AnyHttpUrl
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import JSONResponse
+from starlette.routing import Mount, Route
+
+from sagebroker.errors import BrokerError
+from sagebroker.server.app import make_server
+from sagebroker.server.auth import READ
+from sagebroker.server.front import Front, security
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from mcp.server.auth.provider import TokenVerifier
+    from starlette.requests import Request
+    from starlette.types import ASGIApp
+
+    from sagebroker.users import ServedUsers
+
+MCP_PATH: Final = "/mcp"
+
+MCP_SESSION_IDLE_S: Final = 7 * 86_400.0
+"""Time without a request or stream after which an MCP session of the handshake era is forgotten. Clients
+take that for the server's end and do not come back by themselves, so it is long; nothing of a Sage
+session hangs on it."""
+
+
+def make_app(
+    users: ServedUsers, *, resource: str, verifier: TokenVerifier | None = None
+) -> ASGIApp:
+    """The application; its lifespan is the MCP server's, not that of ``users``.
+
+    Args:
+        users: Entered by the caller.
+        resource: The address of ``/mcp`` for clients: what tokens are for.
+        verifier: Says whose a token is; without one whoever comes is the local user.
+    """
+    config = users.config
+    server = make_server(
+        lambda: nullcontext(users),
+        time_limit_s=config.session.time_limit_s,
+        verifier=verifier,
+        auth=None if verifier is None else _auth(config.auth.issuer, resource),
+    )
+    mcp = server.streamable_http_app(
+        streamable_http_path=MCP_PATH,
+        max_request_body_size=config.serve.max_body_bytes,
+        session_idle_timeout=MCP_SESSION_IDLE_S,
+        transport_security=security(config.serve),
+    )
+
+    async def health(_: Request) -> JSONResponse:
+        return JSONResponse({"status": "ok"})
+
+    async def ready(_: Request) -> JSONResponse:
+        if users.ending.is_set():
+            return JSONResponse({"status": "ending"}, status_code=503)
+        try:
+            engine = await (await users.runtime()).ping()
+        except BrokerError as error:
+            return JSONResponse({"status": "no engine", "why": error.code}, status_code=503)
+        del engine
+        return JSONResponse({"status": "ok"})
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        async with mcp.router.lifespan_context(mcp):
+            yield
+
+    app = Starlette(
+        routes=[
+            Route("/healthz", health),
+            Route("/readyz", ready),
+            Mount("/", mcp),
+        ],
+        middleware=_cors(config.serve.allowed_origins),
+        lifespan=lifespan,
+    )
+    return Front(app, config.serve, users.ending)
+
+
+def _auth(issuer: str, resource: str) -> AuthSettings:
+    """What the SDK is to ask of tokens, and to say of who gives them out."""
+    return AuthSettings(
+        # Without an issuer there is nobody to go to for a token, and so no metadata that says so.
+        issuer_url=AnyHttpUrl(issuer or resource),
+        resource_server_url=AnyHttpUrl(resource) if issuer else None,
+        required_scopes=[READ],
+        validate_token_resource=bool(issuer),
+    )
+
+
+def _cors(origins: tuple[str, ...]) -> list[Middleware]:
+    """Lets web pages of the allowed origins read the answers."""
+    if not origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=list(origins),
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=["Mcp-Session-Id", "WWW-Authenticate", "Retry-After"],
+        )
+    ]
