@@ -1,6 +1,6 @@
 """`make_app`: everything that is served over HTTP, as one ASGI application.
 
-``/mcp`` speaks streamable HTTP in both protocol eras. ``/healthz`` and ``/readyz`` are for whatever watches
+``/mcp`` speaks streamable HTTP in both protocol eras, ``/api`` is JSON for other programs. ``/healthz`` and ``/readyz`` are for whatever watches
 over the server. Where there are tokens every other path wants one.
 """
 
@@ -9,15 +9,20 @@ from __future__ import annotations
 from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Final
 
+from mcp.server.auth.middleware.auth_context import AuthContextMiddleware
+from mcp.server.auth.middleware.bearer_auth import BearerAuthBackend, RequireAuthMiddleware
+from mcp.server.auth.routes import build_resource_metadata_url
 from mcp.server.auth.settings import AuthSettings
 from pydantic import AnyHttpUrl
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route
 
 from sagebroker.errors import BrokerError
+from sagebroker.server.api import API_PATH, make_api
 from sagebroker.server.app import make_server
 from sagebroker.server.auth import READ
 from sagebroker.server.front import Front, security
@@ -76,6 +81,9 @@ def make_app(
         del engine
         return JSONResponse({"status": "ok"})
 
+    async def nothing(_: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"error": "http", "message": f"{error}."}, status_code=404)
+
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with mcp.router.lifespan_context(mcp):
@@ -85,9 +93,11 @@ def make_app(
         routes=[
             Route("/healthz", health),
             Route("/readyz", ready),
+            Mount(API_PATH, _guarded(make_api(users), resource, config.auth.issuer, verifier)),
             Mount("/", mcp),
         ],
         middleware=_cors(config.serve.allowed_origins),
+        exception_handlers={404: nothing},
         lifespan=lifespan,
     )
     return Front(app, config.serve, users.ending)
@@ -102,6 +112,18 @@ def _auth(issuer: str, resource: str) -> AuthSettings:
         required_scopes=[READ],
         validate_token_resource=bool(issuer),
     )
+
+
+def _guarded(app: ASGIApp, resource: str, issuer: str, verifier: TokenVerifier | None) -> ASGIApp:
+    """The application behind the same check of tokens as MCP is."""
+    if verifier is None:
+        return app
+    address = build_resource_metadata_url(AnyHttpUrl(resource)) if issuer else None
+    app = RequireAuthMiddleware(app, [READ], address)
+    backend = BearerAuthBackend(
+        verifier, resource_server_url=AnyHttpUrl(resource) if issuer else None
+    )
+    return AuthenticationMiddleware(AuthContextMiddleware(app), backend=backend)
 
 
 def _cors(origins: tuple[str, ...]) -> list[Middleware]:

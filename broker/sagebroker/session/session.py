@@ -260,6 +260,7 @@ class Session:
         with anyio.move_on_after(STOP_LIMIT_S + self._config.kernel.ready_limit_s):
             await wish.done.wait()
         if not wish.done.is_set() or wish.error:
+            self._check_open()
             raise KernelStartError(wish.error or "The new kernel did not come up in time.")
         return outcome.restart_sentence(self.name, dropped, self._desk.restored)
 
