@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 
@@ -26,14 +26,12 @@ from anyio.abc import TaskGroup, TaskStatus
 from sagebroker.config import BrokerConfig
 from sagebroker.container.runtime import ContainerRuntime
 from sagebroker.errors import (
-    QueueFullError,
     SessionClosedError,
     SessionNotFoundError,
     TooManySessionsError,
 )
 from sagebroker.kernel.kernel import Wire
 from sagebroker.logs import event
-from sagebroker.session import queue
 from sagebroker.session.adoption import adopt_left
 from sagebroker.session.catalogue import Catalogue
 from sagebroker.session.cell import Cell
@@ -84,6 +82,8 @@ class Broker(AsyncContextManagerMixin):
         self._lent = shared
         self._shared = shared or Shared(config, runtime)
         self._is_connected = False
+        self.listeners: list[Callable[[str, Collection[int]], None]] = []
+        """Told the name of a session in which something has changed, and the numbers of its cells."""
         self._opening: dict[str, anyio.Lock] = {}
         self._is_leaving = False
         self._reserved = 0
@@ -230,6 +230,7 @@ class Broker(AsyncContextManagerMixin):
             except BaseException:
                 self.directory.forget(session)
                 raise
+            self._tell(session.name, ())
             _log.info("Session %s opened", name, extra=event("session.opened", session=session.id))
             return session, True
 
@@ -291,17 +292,6 @@ class Broker(AsyncContextManagerMixin):
         """Every open session, by name."""
         return self.directory.all()
 
-    def check_room_for_cell(self) -> None:
-        """Raise `QueueFullError` where as many cells run and wait as all sessions together may have."""
-        infos = [session.info() for session in self.sessions()]
-        cells = sum(info.queued + (info.running is not None) for info in infos)
-        if cells >= self.config.session.max_cells:
-            raise QueueFullError(
-                f"{cells} cells run or wait in all your sessions, as many as are allowed.",
-                hint="Wait for some with sage_wait, or stop some with sage_interrupt.",
-                retry_after_s=queue.RETRY_AFTER_S,
-            )
-
     async def stored_sessions(self) -> list[SessionRow]:
         """Every session there is, open, asleep or another process's, by name. Raises `StorageError`."""
         return await self.directory.stored()
@@ -357,7 +347,12 @@ class Broker(AsyncContextManagerMixin):
             wire=self._wire,
             store=self._store,
             starts=self._shared.starts,
+            on_change=self._tell,
         )
+
+    def _tell(self, session: str, cells: Collection[int]) -> None:
+        for listener in self.listeners:
+            listener(session, cells)
 
     async def _run(
         self, session: Session, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
@@ -383,6 +378,7 @@ class Broker(AsyncContextManagerMixin):
             )
         finally:
             self.directory.forget(session)
+            self._tell(session.name, ())
             _log.info(
                 "Session %s closed",
                 session.name,

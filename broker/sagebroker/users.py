@@ -11,8 +11,8 @@ import hashlib
 import logging
 import re
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
@@ -37,8 +37,16 @@ _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}")
 _log = logging.getLogger(__name__)
 
 
+Listener = Callable[[str, str, Collection[int]], None]
+"""Told a user, the name of a session of his in which something has changed, and the cells."""
+
+
 class Users(Protocol):
     """Gives each user a broker."""
+
+    def watching(self, listener: Listener) -> AbstractContextManager[None]:
+        """Tell ``listener`` of every change, while the context is entered."""
+        ...
 
     @property
     def ending(self) -> anyio.Event:
@@ -60,6 +68,16 @@ class SoleUser:
     def __init__(self, broker: Broker) -> None:
         self.ending = anyio.Event()
         self._broker = broker
+
+    @contextmanager
+    def watching(self, listener: Listener) -> Iterator[None]:
+        """See `Users`."""
+        mine = partial(listener, LOCAL_USER)
+        self._broker.listeners.append(mine)
+        try:
+            yield
+        finally:
+            self._broker.listeners.remove(mine)
 
     async def broker_of(self, user: str) -> Broker:
         """The broker."""
@@ -104,6 +122,7 @@ class ServedUsers(AsyncContextManagerMixin):
         self._brokers: dict[str, Broker] = {}
         self._starting: dict[str, anyio.Lock] = {}
         self._rates: dict[str, CallRate] = {}
+        self._listeners: list[Listener] = []
         self._tg: TaskGroup
 
     @asynccontextmanager
@@ -116,6 +135,19 @@ class ServedUsers(AsyncContextManagerMixin):
                 self.ending.set()
                 # Each broker's own exit is shielded and bounded.
                 self._tg.cancel_scope.cancel()
+
+    @contextmanager
+    def watching(self, listener: Listener) -> Iterator[None]:
+        """See `Users`."""
+        self._listeners.append(listener)
+        try:
+            yield
+        finally:
+            self._listeners.remove(listener)
+
+    def _tell(self, user: str, session: str, cells: Collection[int]) -> None:
+        for listener in self._listeners:
+            listener(user, session, cells)
 
     def brokers(self) -> dict[str, Broker]:
         """The brokers that run, by user."""
@@ -152,6 +184,7 @@ class ServedUsers(AsyncContextManagerMixin):
         is_up = False
         try:
             broker = await self._make(user)
+            broker.listeners.append(partial(self._tell, user))
             async with broker:
                 is_up = True
                 task_status.started(broker)

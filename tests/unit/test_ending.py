@@ -32,6 +32,7 @@ class Served:
             limits=SessionConfig(),
             retention=TranscriptConfig(),
             on_trouble=lambda _: None,
+            on_stored=lambda _: None,
         )
         self.desk = Desk(found, SessionConfig(), transcript.changed)
         cell = self.desk.queue.add("1", None)

@@ -45,6 +45,7 @@ class Scene:
             limits=self.limits,
             retention=retention or TranscriptConfig(),
             on_trouble=self.troubles.append,
+            on_stored=lambda _: None,
         )
         self.queue = CellQueue(
             "work", self.limits, next_number=next_number, on_change=self.transcript.changed

@@ -176,7 +176,7 @@ async def post_cell(broker: Serving, ending: Ending, name: Name, body: CellBody)
     session = await broker.awake(name)
     cell = await session.cell_of_request(body.request_id)
     if cell is None:
-        broker.check_room_for_cell()
+        broker.directory.check_room_for_cell()
         cell = session.submit(
             body.code,
             time_limit_s=body.time_limit_s,

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
+import anyio
 from mcp.server import MCPServer
 from mcp.server.auth.provider import TokenVerifier
 from mcp.server.auth.settings import AuthSettings
@@ -26,6 +27,7 @@ from sagebroker.server.prompts import add_prompts
 from sagebroker.server.resources import add_resources
 from sagebroker.server.session_tools import add_session_tools
 from sagebroker.server.state_tools import add_state_tools
+from sagebroker.server.updates import Updates
 from sagebroker.users import SoleUser, Users
 
 BrokerOpener = Callable[[], AbstractAsyncContextManager[Broker | Users]]
@@ -102,15 +104,18 @@ def make_server(
         verifier: Says whose a bearer token is, over HTTP.
         auth: What is asked of tokens; together with ``verifier``.
     """
+    updates = Updates()
 
     @asynccontextmanager
     async def lifespan(_: MCPServer[Users]) -> AsyncIterator[Users]:
         async with open_broker() as opened:
             server.users = SoleUser(opened) if isinstance(opened, Broker) else opened
-            try:
-                yield server.users
-            finally:
-                server.users = None
+            async with anyio.create_task_group() as tg:
+                tg.start_soon(updates.run)
+                with server.users.watching(updates.changed):
+                    yield server.users
+                tg.cancel_scope.cancel()
+            server.users = None
 
     server = SageServer(
         product.SERVER_NAME,
@@ -123,7 +128,9 @@ def make_server(
         log_level="WARNING",
         token_verifier=verifier,
         auth=auth,
+        subscriptions=updates.bus,
     )
+    updates.add_to(server)
     add_cell_tools(server, time_limit_s=time_limit_s)
     add_session_tools(server)
     add_state_tools(server)

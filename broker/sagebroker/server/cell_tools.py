@@ -144,7 +144,7 @@ def _make_sage_run(default_limit_s: float) -> Callable[..., Awaitable[CallToolRe
             cell = await found.cell_of_request(request_id)
             notes = [note for note in (wait_note, time_note, chars_note) if note]
             if cell is None:
-                broker.check_room_for_cell()
+                broker.directory.check_room_for_cell()
                 cell = found.submit(
                     code, time_limit_s=time_limit_s, author="mcp", request_id=request_id
                 )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from typing import Final
-from urllib.parse import quote
 
 from mcp_types import Icon
 
@@ -49,7 +49,7 @@ _SVG: Final = (
 )
 
 ICON: Final = Icon(
-    src="data:image/svg+xml," + quote(_SVG, safe="/:=<>' "),
+    src="data:image/svg+xml;base64," + b64encode(_SVG.encode()).decode(),
     mime_type="image/svg+xml",
     sizes=["any"],
 )

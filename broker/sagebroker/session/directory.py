@@ -5,8 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from sagebroker.errors import SessionBusyError, SessionInUseError, SessionNotFoundError
+from sagebroker.errors import (
+    QueueFullError,
+    SessionBusyError,
+    SessionInUseError,
+    SessionNotFoundError,
+)
 from sagebroker.session.file_access import SessionFiles
+from sagebroker.session.queue import RETRY_AFTER_S
 from sagebroker.session.recall import list_cells, recall
 
 if TYPE_CHECKING:
@@ -48,6 +54,17 @@ class Directory:
     def all(self) -> list[Session]:
         """Every open session, by name."""
         return [self._open[name] for name in sorted(self._open)]
+
+    def check_room_for_cell(self) -> None:
+        """Raise `QueueFullError` where as many cells run and wait as all sessions together may have."""
+        infos = [session.info() for session in self._open.values()]
+        cells = sum(info.queued + (info.running is not None) for info in infos)
+        if cells >= self._config.session.max_cells:
+            raise QueueFullError(
+                f"{cells} cells run or wait in all your sessions, as many as are allowed.",
+                hint="Wait for some with sage_wait, or stop some with sage_interrupt.",
+                retry_after_s=RETRY_AFTER_S,
+            )
 
     def add(self, session: Session, name: str | None) -> None:
         """A session is being opened; ``name`` means it, too."""

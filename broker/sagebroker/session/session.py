@@ -6,6 +6,7 @@ which its life carries out, so that a caller who goes away leaves nothing half d
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -58,6 +59,7 @@ class Session:
     Args:
         found: The session as it was found or made.
         starts: Limits how many kernels start at once.
+        on_change: Told the session's name, and the cells that have changed.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Session:
         wire: Wire,
         store: Store,
         starts: anyio.Semaphore,
+        on_change: Callable[[str, Collection[int]], None],
     ) -> None:
         self._config = config
         self._store = store
@@ -80,6 +83,7 @@ class Session:
             limits=config.session,
             retention=config.transcript,
             on_trouble=lambda sentence: self._desk.notices.append(sentence),
+            on_stored=partial(on_change, found.row.name),
         )
         self._desk = Desk(found, config.session, self._transcript.changed)
         self._life = Life(

@@ -10,7 +10,7 @@ What the store refuses is kept here and tried again, within bounds, and the sess
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
@@ -93,6 +93,7 @@ class Transcript:
         limits: Of what is kept of one cell.
         retention: Of what is kept of the session.
         on_trouble: Told once, in a sentence, when the store refuses.
+        on_stored: Told the numbers of the cells of which something was stored.
     """
 
     def __init__(
@@ -103,7 +104,9 @@ class Transcript:
         limits: SessionConfig,
         retention: TranscriptConfig,
         on_trouble: Callable[[str], None],
+        on_stored: Callable[[Collection[int]], None],
     ) -> None:
+        self._on_stored = on_stored
         self._store = store
         self._session = session
         self._most_bytes = 2 * limits.stream_bytes + limits.display_bytes
@@ -198,6 +201,7 @@ class Transcript:
                 raise
             self._in_trouble = False
             self._let_go(due)
+            self._on_stored(attempt.cells)
 
     def _shed(self) -> None:
         """Let go of outputs of ended cells, the oldest first, where too much waits to be stored."""
