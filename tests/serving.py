@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -46,12 +47,14 @@ class Served:
         return make_token(self.state_dir, user, *scopes, lasts_s=lasts_s, note=note)
 
     @asynccontextmanager
-    async def client(self, token: str = "", *, mode: str = "auto") -> AsyncIterator[Client]:
+    async def client(
+        self, token: str = "", *, mode: str = "auto", **options: Any
+    ) -> AsyncIterator[Client]:
         """An MCP client over HTTP."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         async with httpx2.AsyncClient(headers=headers, timeout=CALL_LIMIT_S) as http:
             transport = streamable_http_client(self.url, http_client=http)
-            async with Client(transport, mode=mode) as client:
+            async with Client(transport, mode=mode, **options) as client:
                 yield client
 
 
