@@ -23,7 +23,17 @@ import engine
 
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = ROOT / "tests"
-FOLDERS = ("unit", "kernels", "integration", "contract", "interaction", "conformance", "docker", "sage", "chaos")
+FOLDERS = (
+    "unit",
+    "kernels",
+    "integration",
+    "contract",
+    "interaction",
+    "conformance",
+    "docker",
+    "sage",
+    "chaos",
+)
 """Cheap ones first; folders that are not named here come after them."""
 WITHOUT_CONTAINERS = frozenset({"check", "structure", "unit", "kernels", "integration"})
 NO_TESTS_COLLECTED = 5

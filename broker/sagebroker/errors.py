@@ -156,6 +156,12 @@ class CellNotFoundError(SessionError, LookupError):
     code = "cell_not_found"
 
 
+class NoInputWantedError(SessionError):
+    """An answer was given to a cell that asks nothing."""
+
+    code = "no_input_wanted"
+
+
 class CheckpointLabelError(SessionError, ValueError):
     """A label is not one that a checkpoint can have."""
 

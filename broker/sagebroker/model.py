@@ -125,6 +125,15 @@ class CellFailure:
     """Frames as the kernel formatted them; may contain ANSI colours."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class InputRequest:
+    """What a cell asks of whoever runs it (``input()``)."""
+
+    prompt: str
+    is_password: bool
+    """It must not be shown, nor kept."""
+
+
 @dataclass(kw_only=True)
 class RichOutput:
     """One displayed object or result."""

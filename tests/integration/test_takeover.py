@@ -77,6 +77,37 @@ async def test_a_running_cell_is_followed_to_its_end_with_all_its_output(
         assert (again.status, result(again)) == (CellStatus.OK, "42")
 
 
+@pytest.mark.parametrize("is_answered", [False, True])
+async def test_a_question_is_asked_on_by_the_next_broker_unless_it_was_answered(
+    doomed: Doomed, config: BrokerConfig, runtime: LocalRuntime, is_answered: bool
+) -> None:
+    async with doomed() as first:
+        session, _ = await first.open_session("default")
+        cell = session.submit("a = input('First? ')\n" + SAYS_AND_WAITS + "a + input('Second? ')")
+        await cell.wait_settled(LIMIT_S)
+        if is_answered:
+            await session.answer(cell, "x")
+            await shown(cell, "before")
+    async with Broker(config, runtime) as second:
+        session, _ = await second.open_session("default")
+        cell = session.cell(1)
+        if is_answered:
+            await shown(cell, "before")
+            assert cell.asks is None
+        else:
+            await cell.wait_settled(LIMIT_S)
+            assert cell.asks is not None
+            assert cell.asks.prompt == "First? "
+            await session.answer(cell, "x")
+        (files_of(config, session) / "go").touch()
+        with anyio.fail_after(LIMIT_S):
+            while cell.asks is None or cell.asks.prompt != "Second? ":
+                await anyio.sleep(0.01)
+        await session.answer(cell, "y")
+        assert await cell.wait(LIMIT_S)
+        assert result(cell) == "'xy'"
+
+
 async def test_a_followed_cell_can_be_stopped_and_costs_no_variable(
     doomed: Doomed, config: BrokerConfig, runtime: LocalRuntime
 ) -> None:

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sagebroker.protocol.execution import GRACE_LIMIT_S, GRACE_S, Execution, ExecutionPhase
+from sagebroker.model import InputRequest
+from sagebroker.protocol.execution import (
+    GRACE_LIMIT_S,
+    GRACE_S,
+    Execution,
+    ExecutionPhase,
+    input_wanted,
+)
 from sagebroker.protocol.messages import Channel, Message
 
 
@@ -142,8 +149,18 @@ def test_user_expressions_travel_with_the_reply() -> None:
     assert execution.user_expressions == values
 
 
-def test_a_request_for_input_is_noted() -> None:
-    assert _fed(_message("stdin", "input_request", prompt="?")).input_requests == 1
+def test_a_question_is_cut_and_its_terminal_codes_go() -> None:
+    asked = input_wanted(
+        _message("stdin", "input_request", prompt="\x1b[1mName\ud800" + "?" * 9000)
+    )
+    assert asked is not None
+    assert asked.prompt.startswith("Name\\ud800??")
+    assert len(asked.prompt) < 2100
+    assert not asked.is_password
+    assert input_wanted(_message("stdin", "input_request", prompt=7, password=1)) == InputRequest(
+        prompt="", is_password=False
+    )
+    assert input_wanted(_message("stdin", "input_reply")) is None
 
 
 junk = (

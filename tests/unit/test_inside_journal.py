@@ -50,6 +50,9 @@ class App:
         self.parent: dict[str, Any] = {}
         install(self, str(path))
 
+    def _input_request(self, prompt: str, *_: Any) -> str:
+        return prompt
+
     def get_parent(self, channel: str) -> dict[str, Any]:
         assert channel == "shell"
         return self.parent

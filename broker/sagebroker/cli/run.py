@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import getpass
 import os
 import sys
 from functools import partial
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import anyio
+import anyio.to_thread
 import typer
 from rich.markup import escape
 
@@ -29,8 +31,9 @@ from sagebroker.cli.console import (
     write,
 )
 from sagebroker.config import BrokerConfig
-from sagebroker.model import CellStatus
+from sagebroker.model import CellStatus, InputRequest
 from sagebroker.protocol.text import BoundedText, clean, strip_ansi
+from sagebroker.session.asking import END_OF_FILE
 from sagebroker.session.cell import Cell
 
 if TYPE_CHECKING:
@@ -186,6 +189,8 @@ async def _follow(session: Session, cell: Cell, *, quiet: bool) -> None:
         while not await cell.wait(_POLL_S):
             if not quiet:
                 _print_new(cell, shown)
+            if cell.asks is not None:
+                await session.answer(cell, await _read_answer(cell.asks))
         if not quiet:
             _print_new(cell, shown)
     except OutputLostError:
@@ -193,6 +198,22 @@ async def _follow(session: Session, cell: Cell, *, quiet: bool) -> None:
         await session.cancel(cell, "request")
         raise
     cell.tell()
+
+
+async def _read_answer(asked: InputRequest) -> str:
+    """What whoever runs the command answers; the end of the input where nobody is there."""
+    if not sys.stdin.isatty():
+        err.print(
+            "The code asks for input, and nobody is there to answer: it gets an EOFError.",
+            style="yellow",
+        )
+        return END_OF_FILE
+    ask = getpass.getpass if asked.is_password else input
+    try:
+        # Left alone at a signal: a thread that reads a terminal cannot be stopped.
+        return await anyio.to_thread.run_sync(ask, asked.prompt, abandon_on_cancel=True)
+    except EOFError:
+        return END_OF_FILE
 
 
 def _print_new(cell: Cell, shown: dict[str, int]) -> None:
@@ -271,7 +292,7 @@ def _image_bytes(kind: str, content: str) -> bytes:
 def _as_json(cell: Cell, saved: list[str]) -> dict[str, Any]:
     failure = cell.failure
     return {
-        "status": cell.status.value,
+        "status": cell.word,
         "elapsed_s": round(cell.elapsed_s, 4),
         "stdout": clean(_whole(cell.outputs.stdout)),
         "stderr": clean(_whole(cell.outputs.stderr)),

@@ -51,6 +51,8 @@ _STATE_AT = len(MAGIC)
 
 ENDINGS = frozenset({"status", "execute_reply"})
 KEPT = ENDINGS | {
+    "input_request",
+    "input_reply",
     "stream",
     "display_data",
     "execute_result",
@@ -286,6 +288,17 @@ def install(app: Any, path: str) -> None:
         return frames
 
     app.session.serialize = serialize_and_note
+    ask = app.kernel._input_request  # noqa: SLF001 - the only place that knows of an answer
+
+    def ask_and_note(prompt: str, ident: Any, parent: Any, *arguments: Any, **options: Any) -> str:
+        try:
+            answer: str = ask(prompt, ident, parent, *arguments, **options)
+        finally:
+            # Nobody is sent it: whoever takes the cell over learns that nothing is asked any more.
+            app.session.serialize(app.session.msg("input_reply", {}, parent=parent))
+        return answer
+
+    app.kernel._input_request = ask_and_note  # noqa: SLF001
     _hear_children(app.iopub_thread, journal)
 
 

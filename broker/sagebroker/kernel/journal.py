@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from sagebroker.errors import WireError
-from sagebroker.protocol.messages import DELIMITER, Message, parse
+from sagebroker.protocol.messages import DELIMITER, Channel, Message, parse
 
 JOURNAL_FILE: Final = "journal"
 """Its name in the folder of the session's checkpoints."""
@@ -28,6 +28,13 @@ READ_BYTES: Final = 2**20
 
 ID_BYTES: Final = 1024
 """Longest id of a cell; those of jupyter_client have 40 to 70."""
+
+_CHANNELS: Final[dict[str, Channel]] = {
+    "execute_reply": "shell",
+    "input_request": "stdin",
+    "input_reply": "stdin",
+}
+"""Where messages would have come that do not come on iopub."""
 
 _MAGIC: Final = b"SBJ1"
 _GOOD: Final = b"."
@@ -145,9 +152,8 @@ class JournalDecoder:
         message = parse("iopub", frames, self._key)
         if message.parent_id != self._msg_id:
             raise MalformedError("a message of another request")
-        if message.msg_type == "execute_reply":
-            return replace(message, channel="shell")
-        return message
+        channel = _CHANNELS.get(message.msg_type)
+        return message if channel is None else replace(message, channel=channel)
 
 
 class JournalReader:

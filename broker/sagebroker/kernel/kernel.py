@@ -191,6 +191,11 @@ class Kernel:
                 yield follower.running
                 tg.cancel_scope.cancel()
 
+    async def answer(self, text: str) -> None:
+        """Answer what the running cell asks. Raises `WireError` where the kernel takes nothing."""
+        await self._wait_usable()
+        await self._channels.send("stdin", "input_reply", {"status": "ok", "value": text})
+
     async def ask(self, expressions: dict[str, str]) -> dict[str, Any]:
         """Have Python expressions evaluated silently: no output, no history, no prompt number.
 

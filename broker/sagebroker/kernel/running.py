@@ -204,6 +204,7 @@ def execute_request(
         "silent": silent,
         "store_history": not silent,
         "user_expressions": expressions or {},
-        "allow_stdin": False,
+        # What is asked by a silent request would be asked of nobody.
+        "allow_stdin": not silent,
         "stop_on_error": False,
     }

@@ -12,8 +12,9 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from sagebroker.model import InputRequest
 from sagebroker.protocol.outputs import OutputFold, failure_of, json_value
-from sagebroker.protocol.text import BoundedText
+from sagebroker.protocol.text import BoundedText, clean, strip_ansi
 
 if TYPE_CHECKING:
     from sagebroker.model import CellFailure
@@ -33,8 +34,21 @@ MAX_PAYLOADS: Final = 100
 """Payload entries looked at; a cell with many ``x?`` lines has one each."""
 MAX_COUNT: Final = 2**53
 """No honest prompt number reaches it; the store holds none beyond 64 bits."""
+MAX_PROMPT_CHARS: Final = 2000
+"""Characters kept of a question."""
 MAX_USER_EXPRESSIONS: Final = 100
 """User expressions kept of a reply; the broker asks for a few."""
+
+
+def input_wanted(message: Message) -> InputRequest | None:
+    """What a message on the stdin channel asks; None where it says that nothing is asked any more."""
+    if message.msg_type != "input_request":
+        return None
+    prompt = message.content.get("prompt")
+    text = clean(prompt[:MAX_PROMPT_CHARS]) if isinstance(prompt, str) else ""
+    return InputRequest(
+        prompt=strip_ansi(text), is_password=message.content.get("password") is True
+    )
 
 
 class ExecutionPhase(StrEnum):
@@ -60,8 +74,6 @@ class Execution:
         self.reply: dict[str, Any] | None = None
         """Content of the first ``execute_reply``; types inside are the kernel's."""
         self.execution_count: int | None = None
-        self.input_requests = 0
-        """How often the code asked for input; the request forbids it, so a kernel that does is odd."""
         self.duplicate_replies = 0
         """Replies after the first; an honest kernel sends none."""
         self._is_busy_seen = False
@@ -83,8 +95,6 @@ class Execution:
             self._feed_iopub(message)
         elif message.channel == "shell" and message.msg_type == "execute_reply":
             self._feed_reply(message)
-        elif message.channel == "stdin" and message.msg_type == "input_request":
-            self.input_requests += 1
         if self._first_end_at is None and (self._idle_seen or self.reply is not None):
             self._first_end_at = now
 

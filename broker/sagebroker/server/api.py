@@ -20,6 +20,7 @@ from sagebroker.errors import (
     CapacityError,
     CellNotFoundError,
     CheckpointNotFoundError,
+    NoInputWantedError,
     SessionBusyError,
     SessionClosedError,
     SessionInUseError,
@@ -32,6 +33,7 @@ from sagebroker.server.api_views import (
     Cells,
     CellView,
     Done,
+    InputBody,
     Name,
     Number,
     OpenBody,
@@ -56,7 +58,7 @@ MOST_CELLS: Final = 500
 
 _STATUS: Final = (
     ((SessionNotFoundError, CellNotFoundError, CheckpointNotFoundError), 404),
-    ((SessionInUseError, SessionBusyError, SessionClosedError), 409),
+    ((SessionInUseError, SessionBusyError, SessionClosedError, NoInputWantedError), 409),
     ((SessionNameError,), 422),
     ((CapacityError,), 429),
 )
@@ -69,7 +71,7 @@ _PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
         (403, "The token lacks a scope."),
         (404, "There is no such session, cell or checkpoint, or it is another user's."),
         (405, "The path has no such method."),
-        (409, "Another process uses the session, a cell runs in it, or it is being closed."),
+        (409, "The session or the cell is not in a state for that; says in which it is."),
         (422, "The request is not one; says what is wrong."),
         (429, "A limit is reached; says when to come again."),
         (503, "The engine, a kernel or the disk cannot serve now."),
@@ -215,6 +217,14 @@ def make_api(users: ServedUsers) -> FastAPI:
     return api
 
 
+@router.post("/sessions/{name}/cells/{number}/input", summary="Answer what a cell asks")
+async def post_input(broker: Serving, name: Name, number: Number, body: InputBody) -> Done:
+    """Give `input()` its answer."""
+    session = await broker.awake(name)
+    await session.answer(await session.recall(number), body.text)
+    return Done(message=f"Cell {number} has its answer.")
+
+
 async def _view(broker: Broker, name: str, notices: list[str] | None = None) -> SessionAnswer:
     await broker.directory.check(name)
     real = broker.directory.resolve(name)
@@ -225,7 +235,7 @@ async def _view(broker: Broker, name: str, notices: list[str] | None = None) -> 
 
 
 async def _wait(cell: Cell, wait_s: float, ending: anyio.Event) -> None:
-    """Until the cell ends, the time is over or the server is about to end.
+    """Until the cell ends or asks something, the time is over or the server is about to end.
 
     Whoever stops waiting does not stop the cell: an API's client asks for that.
     """
@@ -236,7 +246,7 @@ async def _wait(cell: Cell, wait_s: float, ending: anyio.Event) -> None:
             tg.cancel_scope.cancel()
 
         tg.start_soon(watch)
-        await cell.wait(wait_s)
+        await cell.wait_settled(wait_s)
         tg.cancel_scope.cancel()
 
 

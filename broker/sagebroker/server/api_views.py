@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from sagebroker.protocol.text import clean, strip_ansi
 from sagebroker.server.limits import MAX_CODE_CHARS, MAX_REQUEST_CHARS, MAX_WAIT_S
 from sagebroker.server.session_tools import SessionView
+from sagebroker.session.asking import MAX_ANSWER_CHARS
 
 if TYPE_CHECKING:
     from sagebroker.protocol.text import BoundedText
@@ -83,6 +84,12 @@ class CellBody(_Body):
     )
 
 
+class InputBody(_Body):
+    """An answer to what a cell asks."""
+
+    text: str = Field(max_length=MAX_ANSWER_CHARS, description="What `input()` is to return.")
+
+
 class SessionAnswer(SessionView):
     """A session, and what is to be said of it."""
 
@@ -134,6 +141,7 @@ class CellView(BaseModel):
     outputs: list[Output]
     help: str = Field(description="What a pager would show (`factor?`).")
     error: Failure | None
+    asks: str | None = Field(description="What it asks, while its status is `awaiting_input`.")
     notices: list[str]
 
 
@@ -170,7 +178,7 @@ def cell_view(session: str, cell: Cell) -> CellView:
     return CellView(
         session=session,
         number=cell.number,
-        status=cell.status.value,
+        status=cell.word,
         author=cell.author,
         elapsed_s=round(cell.elapsed_s, 4),
         code=clean(cell.code),
@@ -189,6 +197,7 @@ def cell_view(session: str, cell: Cell) -> CellView:
             message=clean(failure.evalue),
             traceback=[strip_ansi(clean(line)) for line in failure.traceback],
         ),
+        asks=None if cell.asks is None else cell.asks.prompt,
         notices=cell.notices,
     )
 
@@ -197,7 +206,7 @@ def cell_line(cell: Cell) -> CellLine:
     """A cell without its outputs."""
     return CellLine(
         number=cell.number,
-        status=cell.status.value,
+        status=cell.word,
         author=cell.author,
         elapsed_s=round(cell.elapsed_s, 4),
         code=clean(cell.code),

@@ -67,6 +67,13 @@ class SageServer(MCPServer[Users]):
             raise ResourceError(sentence(error)) from error
         return await super().read_resource(uri, context)
 
+    def drop_titles(self) -> None:
+        """Take the titles out of the tools' schemas: pydantic makes them of the names, at 1 kB in all."""
+        for tool in self._tool_manager.list_tools():
+            tool.parameters.pop("title", None)
+            for argument in tool.parameters["properties"].values():
+                argument.pop("title", None)
+
     def _admit(self, tool: str) -> None:
         """Raise `ToolError` where the caller may not call the tool, or not now."""
         known = self._tool_manager.get_tool(tool)
@@ -136,6 +143,7 @@ def make_server(
     add_state_tools(server)
     add_file_tools(server)
     add_inspect_tools(server)
+    server.drop_titles()
     add_resources(server, lambda: server.users)
     add_prompts(server)
     return server

@@ -6,7 +6,7 @@ from typing import Annotated, Final
 import anyio
 from mcp.server import MCPServer
 from mcp.server.mcpserver import Context
-from mcp_types import CallToolResult, ToolAnnotations
+from mcp_types import CallToolResult, InputRequiredResult, ToolAnnotations
 from pydantic import Field
 
 from sagebroker.errors import SessionInUseError
@@ -21,12 +21,13 @@ from sagebroker.server.arguments import (
     TimeLimit,
     WaitSeconds,
 )
+from sagebroker.server.asking import asked_before, take_answer, wait_and_ask
 from sagebroker.server.callers import broker_of
 from sagebroker.server.failures import answering
 from sagebroker.server.pages import OutputStream, page
 from sagebroker.server.product import DEFAULT_SESSION
 from sagebroker.server.render import answer, block, call_text, status_line
-from sagebroker.server.waiting import awake, wait_for_cell, with_progress
+from sagebroker.server.waiting import awake, with_progress
 from sagebroker.session.cell import Cell
 from sagebroker.session.session import Session
 from sagebroker.users import Users
@@ -54,7 +55,7 @@ answer says so when not. With a request_id a call that is repeated does not run 
 
 _WAIT = """\
 Go on waiting for a cell that was "running" or "queued"; answers like sage_run. Also shows an ended cell \
-again. Cancelling this call interrupts the cell; wait_s=0 only looks.
+again. A cell that is "awaiting_input" gets answer. Cancelling this call interrupts the cell; wait_s=0 only looks.
 Example: session="default", cell=7"""
 
 _OUTPUT = """\
@@ -119,7 +120,9 @@ def add_cell_tools(server: MCPServer[Users], *, time_limit_s: float = TIME_LIMIT
     )
 
 
-def _make_sage_run(default_limit_s: float) -> Callable[..., Awaitable[CallToolResult]]:
+def _make_sage_run(
+    default_limit_s: float,
+) -> Callable[..., Awaitable[CallToolResult | InputRequiredResult]]:
     """``sage_run`` with the configured time limit as its default."""
 
     async def sage_run(
@@ -130,7 +133,7 @@ def _make_sage_run(default_limit_s: float) -> Callable[..., Awaitable[CallToolRe
         time_limit_s: TimeLimit = default_limit_s,
         max_chars: MaxChars = CHARS,
         request_id: RequestId = "",
-    ) -> CallToolResult:
+    ) -> CallToolResult | InputRequiredResult:
         with answering("sage_run"):
             broker = await broker_of(ctx)
             code = limits.code_text(code)
@@ -141,18 +144,26 @@ def _make_sage_run(default_limit_s: float) -> Callable[..., Awaitable[CallToolRe
             time_limit_s, time_note = limits.time_limit(time_limit_s, most_s)
             began = anyio.current_time()
             found = await _session_to_run_in(ctx, session)
-            cell = await found.cell_of_request(request_id)
+            asked = asked_before(ctx)
+            cell: Cell | None
+            may_ask = True
             notes = [note for note in (wait_note, time_note, chars_note) if note]
+            if asked is not None:
+                cell = await found.recall(asked.cell)
+                may_ask = await take_answer(ctx, found, cell)
+            else:
+                cell = await found.cell_of_request(request_id)
             if cell is None:
                 broker.directory.check_room_for_cell()
                 cell = found.submit(
                     code, time_limit_s=time_limit_s, author="mcp", request_id=request_id
                 )
-            else:
+            elif asked is None:
                 notes.append(limits.repeated_request(cell, code))
             # The start of a kernel counts, too: the client's patience does not begin anew.
-            await wait_for_cell(ctx, found, cell, wait_s - (anyio.current_time() - began))
-            return await _answer(found, found.name, cell, max_chars, notes)
+            left_s = wait_s - (anyio.current_time() - began)
+            question = await wait_and_ask(ctx, found, cell, left_s, may_ask=may_ask)
+            return question or await _answer(found, found.name, cell, max_chars, notes)
 
     return sage_run
 
@@ -163,7 +174,8 @@ async def sage_wait(
     cell: CellNumber,
     wait_s: WaitSeconds = WAIT_S,
     max_chars: MaxChars = CHARS,
-) -> CallToolResult:
+    answer: Annotated[str, Field(description="What input() is to return")] = "",
+) -> CallToolResult | InputRequiredResult:
     """Go on waiting; see `_WAIT`."""
     with answering("sage_wait"):
         broker = await broker_of(ctx)
@@ -171,7 +183,7 @@ async def sage_wait(
         max_chars, chars_note = limits.char_limit("max_chars", max_chars)
         notes = [note for note in (wait_note, chars_note) if note]
         awaited = await broker.read_cell(session, cell)
-        if awaited.status.is_final:
+        if awaited.status.is_final and not answer:
             # It needs no kernel, so none is woken.
             return await _answer(broker.open_one(session), session, awaited, max_chars, notes)
         try:
@@ -180,8 +192,12 @@ async def sage_wait(
             # What its own process has stored so far is all there is to say here.
             return await _answer(None, session, awaited, max_chars, [*notes, str(error)])
         awaited = await found.recall(cell)
-        await wait_for_cell(ctx, found, awaited, wait_s)
-        return await _answer(found, session, awaited, max_chars, notes)
+        may_ask = await take_answer(ctx, found, awaited)
+        if answer and ctx.request_state is None:
+            # A line has an end, so that there is a way to give an empty one.
+            await found.answer(awaited, answer.removesuffix("\n"))
+        question = await wait_and_ask(ctx, found, awaited, wait_s, may_ask=may_ask)
+        return question or await _answer(found, session, awaited, max_chars, notes)
 
 
 async def sage_output(

@@ -31,7 +31,7 @@ variables whenever the code can be stopped; if it cannot, the kernel is replaced
 what became of the variables. time_limit_s stops a cell by itself.
 
 Every answer begins with a status line such as [default #7 ok 0.42 s]: session, cell number, status, \
-time. Status words: ok, error, interrupted, died, running, queued. Long output is cut; the answer names \
+time. Status words: ok, error, interrupted, died, running, queued, awaiting_input. Long output is cut; the answer names \
 the sage_output call that shows the rest.
 
 For independent work open further sessions with sage_open(name); each has its own kernel. Sessions that \

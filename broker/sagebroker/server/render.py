@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mcp_types import CallToolResult, ContentBlock, ImageContent, TextContent
 
-from sagebroker.model import CellStatus
+from sagebroker.model import CellStatus, InputRequest
 from sagebroker.protocol.text import clean
 from sagebroker.server.images import BadImageError, Picture, prepare
 from sagebroker.server.outline import ImagePart, Part, outline
@@ -32,7 +32,9 @@ _FAILED = frozenset({CellStatus.ERROR, CellStatus.INTERRUPTED, CellStatus.DIED})
 
 def call_text(tool: str, **arguments: Any) -> str:
     """A tool call as it is written in answers: ``sage_wait(session="default", cell=7)``."""
-    inner = ", ".join(f"{name}={json.dumps(value)}" for name, value in arguments.items())
+    inner = ", ".join(
+        f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in arguments.items()
+    )
     return f"{tool}({inner})"
 
 
@@ -44,10 +46,10 @@ def next_call(tool: str, **arguments: Any) -> TextContent:
 def status_line(session: str, cell: Cell) -> str:
     """``[default #7 ok 0.42 s]``; a cell that has not begun has no time."""
     if cell.started_at is None:
-        return f"[{session} #{cell.number} {cell.status}]"
+        return f"[{session} #{cell.number} {cell.word}]"
     seconds = cell.elapsed_s
     shown = f"{seconds:.1f}" if seconds >= 10 else f"{seconds:.2f}"
-    return f"[{session} #{cell.number} {cell.status} {shown} s]"
+    return f"[{session} #{cell.number} {cell.word} {shown} s]"
 
 
 def next_step(session: str, cell: Cell) -> str:
@@ -55,6 +57,8 @@ def next_step(session: str, cell: Cell) -> str:
     wait = call_text("sage_wait", session=session, cell=cell.number)
     stop = call_text("sage_interrupt", session=session)
     match cell.status:
+        case CellStatus.RUNNING if cell.asks is not None:
+            return _question(cell.asks, session, cell.number, stop)
         case CellStatus.RUNNING:
             return f"Call {wait} to go on waiting, or {stop} to stop it."
         case CellStatus.QUEUED:
@@ -65,6 +69,17 @@ def next_step(session: str, cell: Cell) -> str:
             return "Run again what is missing, then this cell if it should not end the same way."
         case _:
             return ""
+
+
+def _question(asked: InputRequest, session: str, number: int, stop: str) -> str:
+    """What a cell asks, and how it is answered."""
+    call = call_text("sage_wait", session=session, cell=number, answer="…")
+    what = "a password" if asked.is_password else "input"
+    prompt = f" It asks: {json.dumps(asked.prompt, ensure_ascii=False)}" if asked.prompt else ""
+    return (
+        f'The cell waits for {what}.{prompt}\nAnswer with {call} (answer="\\n" for an empty line), or '
+        f"stop it with {stop}."
+    )
 
 
 def shares(lengths: Sequence[int], budget: int) -> list[int]:

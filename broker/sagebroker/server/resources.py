@@ -182,7 +182,7 @@ def _cell_view(session: str, cell: Cell) -> dict[str, object]:
     return {
         "number": cell.number,
         "uri": _uri(session, cell.number),
-        "status": cell.status.value,
+        "status": cell.word,
         "author": cell.author,
         "seconds": None if cell.started_at is None else round(cell.elapsed_s, 3),
         "code": clean(cell.code.lstrip().partition("\n")[0][:FIRST_LINE_CHARS]),

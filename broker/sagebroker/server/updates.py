@@ -20,10 +20,9 @@ from sagebroker.server.resources import SESSIONS, cell_uris, session_uris
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
+    from mcp.server import MCPServer
     from mcp.server.context import ServerRequestContext
     from mcp.server.session import ServerSession
-
-    from sagebroker.server.app import SageServer
 
 INTERVAL_S: Final = 0.5
 """Between two notifications about one resource: a cell that prints changes all the time."""
@@ -70,7 +69,7 @@ class Updates:
         self._due: dict[tuple[str, str], None] = {}
         self._wake = anyio.Event()
 
-    def add_to(self, server: SageServer) -> None:
+    def add_to(self, server: MCPServer[Any]) -> None:
         """Register the requests of the handshake era, for which the SDK's server has no decorator."""
         lowlevel = server._lowlevel_server  # noqa: SLF001 - as the SDK's own example does
         lowlevel.add_request_handler("resources/subscribe", SubscribeRequestParams, self._subscribe)

@@ -65,7 +65,7 @@ async def awake(ctx: Context[Users], name: str) -> Session:
 
 
 async def wait_for_cell(ctx: Context[Users], session: Session, cell: Cell, wait_s: float) -> None:
-    """Wait until the cell ends, ``wait_s`` seconds have passed, or the server is about to end.
+    """Wait until the cell ends or asks something, ``wait_s`` seconds have passed, or the server is ending.
 
     A cancelled call stops its cell: the person behind the client has pressed Stop. The ladder is
     climbed by the session; this call leaves the wish, waits a bounded moment and goes.
@@ -75,9 +75,9 @@ async def wait_for_cell(ctx: Context[Users], session: Session, cell: Cell, wait_
     try:
         await with_progress(
             ctx,
-            lambda: f"cell {cell.number} {cell.status}",
+            lambda: f"cell {cell.number} {cell.word}",
             lambda: _first(
-                partial(cell.wait, wait_s), ctx.request_context.lifespan_context.ending.wait
+                partial(cell.wait_settled, wait_s), ctx.request_context.lifespan_context.ending.wait
             ),
         )
     except anyio.get_cancelled_exc_class():

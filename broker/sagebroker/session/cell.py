@@ -5,15 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from sagebroker.model import CellFailure, CellStatus, ExitReport, LadderOutcome
+from sagebroker.model import CellFailure, CellStatus, ExitReport, InputRequest, LadderOutcome
 
 if TYPE_CHECKING:
     from sagebroker.protocol.execution import Execution
     from sagebroker.protocol.outputs import OutputFold
+
+AWAITING_INPUT: Final = "awaiting_input"
+"""The word of a cell that runs and asks something."""
 
 
 def ignore(cell: Cell) -> None:
@@ -63,6 +66,8 @@ class Cell:
     """A caller has been given its end; what nobody was told is said with the session's next answer."""
     attempts: int = 0
     """How often it was to be sent; a kernel that takes nothing leaves it unsent."""
+    asks: InputRequest | None = None
+    """What it asks, while it waits for the answer."""
     is_stored: bool = False
     """The store knows of it, perhaps in an earlier state."""
     on_change: Callable[[Cell], None] = field(default=ignore, repr=False)
@@ -71,6 +76,8 @@ class Cell:
     started_at: float | None = None
     ended_at: float | None = None
     _ended: anyio.Event = field(default_factory=anyio.Event, repr=False)
+    _settled: anyio.Event = field(default_factory=anyio.Event, repr=False)
+    """It has ended, or asks something: without a caller nothing comes of it."""
 
     @property
     def elapsed_s(self) -> float:
@@ -78,6 +85,22 @@ class Cell:
         if self.started_at is None:
             return 0.0
         return (self.ended_at if self.ended_at is not None else time.monotonic()) - self.started_at
+
+    @property
+    def word(self) -> str:
+        """Its status in a word for people and programs."""
+        return AWAITING_INPUT if self.asks is not None else self.status.value
+
+    def ask(self, request: InputRequest | None) -> None:
+        """It asks something, or nothing any more."""
+        if self.status is not CellStatus.RUNNING:
+            return
+        self.asks = request
+        if request is not None:
+            self._settled.set()
+        else:
+            self._settled = anyio.Event()
+        self.on_change(self)
 
     def requeue(self) -> None:
         """It was not sent after all."""
@@ -103,10 +126,11 @@ class Cell:
         """It ended, now or at an earlier monotonic second; the first end counts."""
         if self.status.is_final:
             return
-        self.status = status
+        self.status, self.asks = status, None
         now = time.monotonic()
         self.ended_at = now if ended_at is None else min(now, ended_at)
         self._ended.set()
+        self._settled.set()
         self.on_change(self)
 
     def tell(self) -> None:
@@ -121,3 +145,9 @@ class Cell:
             with anyio.move_on_after(limit_s):
                 await self._ended.wait()
         return self.status.is_final
+
+    async def wait_settled(self, limit_s: float) -> None:
+        """Wait at most ``limit_s`` seconds until it has ended or asks something."""
+        if limit_s > 0:
+            with anyio.move_on_after(limit_s):
+                await self._settled.wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
@@ -16,6 +17,7 @@ from sagebroker.kernel.checkpoints import LABELLED_LIMIT
 from sagebroker.kernel.journal import JOURNAL_FILE, JOURNAL_LIMIT_BYTES
 from sagebroker.logs import event
 from sagebroker.model import CellStatus, ExitReport, monotonic
+from sagebroker.protocol.execution import input_wanted
 from sagebroker.session import outcome
 from sagebroker.session.files import used_bytes
 from sagebroker.session.queue import new_fold
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from sagebroker.config import BrokerConfig
     from sagebroker.kernel.kernel import Kernel
     from sagebroker.kernel.running import RunningCell
+    from sagebroker.protocol.messages import Message
     from sagebroker.session.cell import Cell
     from sagebroker.session.desk import Desk
     from sagebroker.session.transcript import Transcript
@@ -91,7 +94,7 @@ class CellRunner:
                 cell.code,
                 cell.outputs,
                 msg_id=cell.msg_id,
-                on_message=lambda message: self._transcript.add(cell, message),
+                on_message=partial(self._hear, cell),
             )
             return await self._to_its_end(kernel, cell, sending)
         except KernelError as error:
@@ -109,12 +112,18 @@ class CellRunner:
             journal_path(self._folder),
             cell.outputs,
             msg_id=cell.msg_id,
-            on_message=lambda message: self._transcript.add(cell, message),
+            on_message=partial(self._hear, cell),
         )
         try:
             return await self._to_its_end(kernel, cell, following, is_followed=True)
         finally:
             self._desk.end_cell()
+
+    def _hear(self, cell: Cell, message: Message) -> None:
+        """Take what comes of a cell, beside its execution."""
+        if message.channel == "stdin":
+            cell.ask(input_wanted(message))
+        self._transcript.add(cell, message)
 
     async def _to_its_end(
         self,

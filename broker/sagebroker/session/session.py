@@ -25,6 +25,7 @@ from sagebroker.errors import (
 from sagebroker.kernel.checkpoints import CheckpointInfo, VariableList, read_checkpoints
 from sagebroker.model import CellStatus, LadderOutcome, SessionState
 from sagebroker.session import namespace, outcome
+from sagebroker.session.asking import answer
 from sagebroker.session.desk import Desk, RestartWish, SaveWish, SleepWish
 from sagebroker.session.file_access import SessionFiles
 from sagebroker.session.info import SessionInfo, info_of
@@ -191,12 +192,7 @@ class Session:
         return self._desk.queue.remembered()
 
     async def recall(self, number: int) -> Cell:
-        """The cell with this number, out of the store where it is not remembered here.
-
-        Raises:
-            CellNotFoundError: There is none, or it is forgotten.
-            StorageError: The store cannot be read.
-        """
+        """The cell with this number, stored or not. Raises `CellNotFoundError`, `StorageError`."""
         try:
             return self.cell(number)
         except CellNotFoundError:
@@ -240,6 +236,10 @@ class Session:
             self._desk.want_stop(reason)
             await cell.wait(STOP_LIMIT_S)
         return cell.ladder
+
+    async def answer(self, cell: Cell, text: str) -> None:
+        """Answer what a cell asks; see `asking.answer`."""
+        await answer(self._desk, cell, text)
 
     def files(self) -> SessionFiles:
         """Its files. Writing one is a use of it, so that its end does not remove them."""
