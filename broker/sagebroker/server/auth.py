@@ -22,7 +22,7 @@ METRICS: Final = "sage:metrics"
 SCOPES: Final = (READ, RUN, METRICS)
 
 
-class JwtVerifier(Protocol):
+class OtherVerifier(Protocol):
     """Tells whose a JWT is."""
 
     async def verify_token(self, token: str) -> AccessToken | None:
@@ -39,7 +39,7 @@ class BearerVerifier:
         jwts: For what looks like a JWT.
     """
 
-    def __init__(self, tokens: TokenFile, resource: str, jwts: JwtVerifier | None = None) -> None:
+    def __init__(self, tokens: TokenFile, resource: str, jwts: OtherVerifier | None = None) -> None:
         self._tokens = tokens
         self._resource = resource
         self._jwts = jwts

@@ -27,6 +27,7 @@ from sagebroker.server.auth import BearerVerifier
 from sagebroker.server.door import http_socket, listening, mcp_socket, serve_door
 from sagebroker.server.front import is_loopback
 from sagebroker.server.http_app import MCP_PATH, make_app
+from sagebroker.server.jwts import JwtVerifier
 from sagebroker.store import locks
 from sagebroker.store.folders import StateFolder
 from sagebroker.store.tokens import TokenFile
@@ -96,7 +97,8 @@ async def serve(
             mcp_socket=mcp_socket(config, instance),
         )
         async with ServedUsers(config, runtime) as users:
-            verifier = BearerVerifier(tokens, serving.url) if wants_tokens else None
+            jwts = JwtVerifier(config.auth, serving.url) if config.auth.issuer else None
+            verifier = BearerVerifier(tokens, serving.url, jwts) if wants_tokens else None
             public = make_app(users, resource=serving.url, verifier=verifier)
             own = make_app(users, resource=serving.url)
             serve_own = partial(serve_door, time_limit_s=config.session.time_limit_s)
