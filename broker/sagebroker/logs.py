@@ -65,5 +65,7 @@ def set_up_logging(level: str, *, as_json: bool) -> None:
     )
     root = logging.getLogger("sagebroker")
     root.handlers[:] = [handler]
-    root.setLevel(level.upper())
+    handler.setLevel(level.upper())
+    # Events are counted by others, too (`server.metrics`), whatever is printed.
+    root.setLevel(min(logging.INFO, handler.level))
     root.propagate = False

@@ -169,6 +169,33 @@ async def test_health_is_told_to_anybody_and_readiness_by_the_engine(served: Ser
             assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
 
 
+async def test_metrics_count_calls_sessions_and_events_for_whoever_may_read_them(
+    served: Served, era: str
+) -> None:
+    async with served.client(served.token("alice"), mode=era) as alice:
+        await run(alice, "1")
+        await run(alice, "1/0")
+        await call(alice, "no_such_tool")
+    async with httpx2.AsyncClient(timeout=GUARD_S) as http:
+        bearer = {"Authorization": f"Bearer {served.token('ops', METRICS)}"}
+        found = await http.get(f"{served.base}/metrics", headers=bearer)
+        reader = {"Authorization": f"Bearer {served.token('alice')}"}
+        refused = await http.get(f"{served.base}/metrics", headers=reader)
+        nobody = await http.get(f"{served.base}/metrics")
+    assert (refused.status_code, nobody.status_code) == (403, 401)
+    for line in (
+        'sagebroker_calls_total{outcome="ok",tool="sage_run"} 1.0',
+        'sagebroker_calls_total{outcome="error",tool="sage_run"} 1.0',
+        'sagebroker_calls_total{outcome="failed",tool="unknown"} 1.0',
+        'sagebroker_call_seconds_count{tool="sage_run"} 2.0',
+        'sagebroker_events_total{event="session.opened"} 1.0',
+        'sagebroker_events_total{event="cell.finished"} 2.0',
+        'sagebroker_sessions{state="ready"} 1.0',
+    ):
+        assert line in found.text
+    assert "alice" not in found.text
+
+
 async def test_too_many_calls_are_told_when_to_come_again(
     short_dir: Path, era: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

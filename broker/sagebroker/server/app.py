@@ -1,7 +1,12 @@
 """`make_server`: the MCP server around a broker, for any transport."""
 
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    nullcontext,
+)
 from typing import Any
 
 import anyio
@@ -34,16 +39,32 @@ BrokerOpener = Callable[[], AbstractAsyncContextManager[Broker | Users]]
 """Gives the broker, or those of all users, for the life of the server; entered once, by the server."""
 
 
+def _uncounted(_: str) -> AbstractContextManager[list[str]]:
+    return nullcontext([])
+
+
 class SageServer(MCPServer[Users]):
     """An MCP server whose tool errors read as the tools wrote them."""
 
     users: Users | None = None
     """Whose brokers serve now; None unless the server serves."""
 
+    on_call: Callable[[str], AbstractContextManager[list[str]]] = staticmethod(_uncounted)
+    """Entered around each call of a tool; is told its outcome."""
+
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[Users, Any] | None = None
     ) -> CallToolResult | InputRequiredResult:
         """Call a tool; the SDK's prefix and the validator's jargon are taken off its errors."""
+        with self.on_call(name if self._tool_manager.get_tool(name) else "unknown") as outcome:
+            answer = await self._call_tool(name, arguments, context)
+            is_error = isinstance(answer, CallToolResult) and answer.is_error
+            outcome.append("error" if is_error else "ok")
+        return answer
+
+    async def _call_tool(
+        self, name: str, arguments: dict[str, Any], context: Context[Users, Any] | None
+    ) -> CallToolResult | InputRequiredResult:
         self._admit(name)
         try:
             return await super().call_tool(name, arguments, context)
@@ -101,6 +122,7 @@ def make_server(
     time_limit_s: float = TIME_LIMIT_S,
     verifier: TokenVerifier | None = None,
     auth: AuthSettings | None = None,
+    on_call: Callable[[str], AbstractContextManager[list[str]]] = _uncounted,
 ) -> SageServer:
     """The server with all its tools; its lifespan is the broker's.
 
@@ -110,6 +132,7 @@ def make_server(
         time_limit_s: Default time limit of a cell, told in ``tools/list``.
         verifier: Says whose a bearer token is, over HTTP.
         auth: What is asked of tokens; together with ``verifier``.
+        on_call: Entered around each call of a tool; is told its outcome.
     """
     updates = Updates()
 
@@ -137,6 +160,7 @@ def make_server(
         auth=auth,
         subscriptions=updates.bus,
     )
+    server.on_call = on_call
     updates.add_to(server)
     add_cell_tools(server, time_limit_s=time_limit_s)
     add_session_tools(server)

@@ -1,30 +1,33 @@
 """`make_app`: everything that is served over HTTP, as one ASGI application.
 
-``/mcp`` speaks streamable HTTP in both protocol eras, ``/api`` is JSON for other programs. ``/healthz`` and ``/readyz`` are for whatever watches
+``/mcp`` speaks streamable HTTP in both protocol eras, ``/api`` is JSON for other programs, ``/metrics`` for
+Prometheus. ``/healthz`` and ``/readyz`` are for whatever watches
 over the server. Where there are tokens every other path wants one.
 """
 
 from __future__ import annotations
 
 from contextlib import asynccontextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from mcp.server.auth.middleware.auth_context import AuthContextMiddleware
 from mcp.server.auth.middleware.bearer_auth import BearerAuthBackend, RequireAuthMiddleware
 from mcp.server.auth.routes import build_resource_metadata_url
 from mcp.server.auth.settings import AuthSettings
+from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import AnyHttpUrl
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import JSONResponse
-from starlette.routing import Mount, Route
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Mount, Route, request_response
 
 from sagebroker.errors import BrokerError
 from sagebroker.server.api import API_PATH, make_api
 from sagebroker.server.app import make_server
-from sagebroker.server.auth import READ
+from sagebroker.server.auth import METRICS, READ
 from sagebroker.server.front import Front, security
 
 if TYPE_CHECKING:
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp
 
+    from sagebroker.server.metrics import Metrics
     from sagebroker.users import ServedUsers
 
 MCP_PATH: Final = "/mcp"
@@ -45,18 +49,24 @@ session hangs on it."""
 
 
 def make_app(
-    users: ServedUsers, *, resource: str, verifier: TokenVerifier | None = None
+    users: ServedUsers,
+    *,
+    resource: str,
+    metrics: Metrics,
+    verifier: TokenVerifier | None = None,
 ) -> ASGIApp:
     """The application; its lifespan is the MCP server's, not that of ``users``.
 
     Args:
         users: Entered by the caller.
         resource: The address of ``/mcp`` for clients: what tokens are for.
+        metrics: What is told at ``/metrics``; counts the tool calls.
         verifier: Says whose a token is; without one whoever comes is the local user.
     """
     config = users.config
     server = make_server(
         lambda: nullcontext(users),
+        on_call=metrics.call,
         time_limit_s=config.session.time_limit_s,
         verifier=verifier,
         auth=None if verifier is None else _auth(config.auth.issuer, resource),
@@ -67,6 +77,9 @@ def make_app(
         session_idle_timeout=MCP_SESSION_IDLE_S,
         transport_security=security(config.serve),
     )
+
+    async def tell(_: Request) -> Response:
+        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     async def health(_: Request) -> JSONResponse:
         return JSONResponse({"status": "ok"})
@@ -89,11 +102,13 @@ def make_app(
         async with mcp.router.lifespan_context(mcp):
             yield
 
+    guard = partial(_guarded, resource=resource, issuer=config.auth.issuer, verifier=verifier)
     app = Starlette(
         routes=[
             Route("/healthz", health),
             Route("/readyz", ready),
-            Mount(API_PATH, _guarded(make_api(users), resource, config.auth.issuer, verifier)),
+            Mount(API_PATH, guard(make_api(users), READ)),
+            Route("/metrics", guard(request_response(tell), METRICS)),
             Mount("/", mcp),
         ],
         middleware=_cors(config.serve.allowed_origins),
@@ -114,12 +129,14 @@ def _auth(issuer: str, resource: str) -> AuthSettings:
     )
 
 
-def _guarded(app: ASGIApp, resource: str, issuer: str, verifier: TokenVerifier | None) -> ASGIApp:
-    """The application behind the same check of tokens as MCP is."""
+def _guarded(
+    app: ASGIApp, scope: str, *, resource: str, issuer: str, verifier: TokenVerifier | None
+) -> ASGIApp:
+    """The application behind the same check of tokens as MCP is, for those that have a scope."""
     if verifier is None:
         return app
     address = build_resource_metadata_url(AnyHttpUrl(resource)) if issuer else None
-    app = RequireAuthMiddleware(app, [READ], address)
+    app = RequireAuthMiddleware(app, [scope], address)
     backend = BearerAuthBackend(
         verifier, resource_server_url=AnyHttpUrl(resource) if issuer else None
     )

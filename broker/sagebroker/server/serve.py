@@ -9,7 +9,7 @@ import signal
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from sagebroker.server.door import http_socket, listening, mcp_socket, serve_doo
 from sagebroker.server.front import is_loopback
 from sagebroker.server.http_app import MCP_PATH, make_app
 from sagebroker.server.jwts import JwtVerifier
+from sagebroker.server.metrics import Metrics
 from sagebroker.store import locks
 from sagebroker.store.folders import StateFolder
 from sagebroker.store.tokens import TokenFile
@@ -85,6 +86,7 @@ async def serve(
     instance = await anyio.to_thread.run_sync(StateFolder(config.state_dir).open)
     with (
         anyio.open_signal_receiver(*ENDING_SIGNALS) as signals,
+        ExitStack() as stack,
         _only_server(config.state_dir / "server.lock"),
         _tcp(config) as tcp,
         listening(http_socket(config, instance)) as own_http,
@@ -97,10 +99,11 @@ async def serve(
             mcp_socket=mcp_socket(config, instance),
         )
         async with ServedUsers(config, runtime) as users:
+            metrics = stack.enter_context(Metrics(users))
             jwts = JwtVerifier(config.auth, serving.url) if config.auth.issuer else None
             verifier = BearerVerifier(tokens, serving.url, jwts) if wants_tokens else None
-            public = make_app(users, resource=serving.url, verifier=verifier)
-            own = make_app(users, resource=serving.url)
+            public = make_app(users, resource=serving.url, metrics=metrics, verifier=verifier)
+            own = make_app(users, resource=serving.url, metrics=metrics)
             serve_own = partial(serve_door, time_limit_s=config.session.time_limit_s)
             async with (
                 _running(public, tcp, config.serve, users.ending, is_public=True),
