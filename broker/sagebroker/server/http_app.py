@@ -31,7 +31,7 @@ from sagebroker.server.auth import METRICS, READ
 from sagebroker.server.front import Front, security
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from mcp.server.auth.provider import TokenVerifier
     from starlette.requests import Request
@@ -78,25 +78,6 @@ def make_app(
         transport_security=security(config.serve),
     )
 
-    async def tell(_: Request) -> Response:
-        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
-
-    async def health(_: Request) -> JSONResponse:
-        return JSONResponse({"status": "ok"})
-
-    async def ready(_: Request) -> JSONResponse:
-        if users.ending.is_set():
-            return JSONResponse({"status": "ending"}, status_code=503)
-        try:
-            engine = await (await users.runtime()).ping()
-        except BrokerError as error:
-            return JSONResponse({"status": "no engine", "why": error.code}, status_code=503)
-        del engine
-        return JSONResponse({"status": "ok"})
-
-    async def nothing(_: Request, error: Exception) -> JSONResponse:
-        return JSONResponse({"error": "http", "message": f"{error}."}, status_code=404)
-
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with mcp.router.lifespan_context(mcp):
@@ -105,17 +86,45 @@ def make_app(
     guard = partial(_guarded, resource=resource, issuer=config.auth.issuer, verifier=verifier)
     app = Starlette(
         routes=[
-            Route("/healthz", health),
-            Route("/readyz", ready),
+            Route("/healthz", _health),
+            Route("/readyz", _readiness(users)),
             Mount(API_PATH, guard(make_api(users), READ)),
-            Route("/metrics", guard(request_response(tell), METRICS)),
+            Route("/metrics", guard(request_response(_telling(metrics)), METRICS)),
             Mount("/", mcp),
         ],
         middleware=_cors(config.serve.allowed_origins),
-        exception_handlers={404: nothing},
+        exception_handlers={404: _nothing},
         lifespan=lifespan,
     )
     return Front(app, config.serve, users.ending)
+
+
+def _telling(metrics: Metrics) -> Callable[[Request], Awaitable[Response]]:
+    async def tell(_: Request) -> Response:
+        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+    return tell
+
+
+def _readiness(users: ServedUsers) -> Callable[[Request], Awaitable[Response]]:
+    async def ready(_: Request) -> Response:
+        if users.ending.is_set():
+            return JSONResponse({"status": "ending"}, status_code=503)
+        try:
+            await (await users.runtime()).ping()
+        except BrokerError as error:
+            return JSONResponse({"status": "no engine", "why": error.code}, status_code=503)
+        return JSONResponse({"status": "ok"})
+
+    return ready
+
+
+async def _health(_: Request) -> Response:
+    return JSONResponse({"status": "ok"})
+
+
+async def _nothing(_: Request, error: Exception) -> Response:
+    return JSONResponse({"error": "http", "message": f"{error}."}, status_code=404)
 
 
 def _auth(issuer: str, resource: str) -> AuthSettings:
