@@ -25,6 +25,7 @@ from mcp.server.mcpserver import (
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import (
     AudioContent,
+    CallToolResult,
     EmbeddedResource,
     EmptyResult,
     ImageContent,
@@ -40,7 +41,7 @@ from tests.conformance.questions import add_questions_first
 from sagebroker.config import BrokerConfig, ServeConfig
 from sagebroker.kernel.kernelspec import KernelSpec
 from sagebroker.logs import set_up_logging
-from sagebroker.server import http_app
+from sagebroker.server import http_app, tasks
 from sagebroker.server.app import SageServer, make_server
 from sagebroker.server.serve import Serving, serve
 from sagebroker.testing.local_runtime import LocalRuntime
@@ -247,6 +248,37 @@ def add_prompts(server: SageServer) -> None:
         ]
 
 
+def add_task_tools(server: SageServer) -> None:
+    """Tools that run a cell, as sage_run does: what takes long becomes a task."""
+
+    async def run(code: str, ctx: Context[Any]) -> CallToolResult:
+        answer = await server.call_tool("sage_run", {"code": code}, ctx)
+        assert isinstance(answer, CallToolResult)
+        return answer
+
+    @server.tool(structured_output=False)
+    async def greet(name: str) -> str:
+        """Greet at once."""
+        return f"Hello, {name}!"
+
+    @server.tool(structured_output=False)
+    async def slow_compute(
+        ctx: Context[Any], seconds: float = 1.0, label: str = ""
+    ) -> CallToolResult:
+        """Sleep."""
+        return await run(f"import time; time.sleep({seconds}); {label!r}", ctx)
+
+    @server.tool(structured_output=False)
+    async def failing_job(ctx: Context[Any]) -> CallToolResult:
+        """Fail."""
+        return await run("import time; time.sleep(1.5); 1/0", ctx)
+
+    @server.tool(structured_output=False)
+    async def confirm_delete(ctx: Context[Any], filename: str = "") -> CallToolResult:
+        """Ask."""
+        return await run(f"import time; time.sleep(1.5); input('Delete {filename}?')", ctx)
+
+
 def add_logging(server: SageServer) -> None:
     """The product has no log messages for clients: SEP-2577 has deprecated them."""
 
@@ -269,6 +301,7 @@ def make_fixture_server(*arguments: Any, **named: Any) -> SageServer:
     add_resources(server)
     add_prompts(server)
     add_logging(server)
+    add_task_tools(server)
     return server
 
 
@@ -285,6 +318,7 @@ async def main(folder: Path) -> None:
     config = BrokerConfig(
         state_dir=folder / "state", runtime_dir=folder / "run", serve=ServeConfig(port=0)
     )
+    tasks.TASK_TOOLS = frozenset({"slow_compute", "failing_job", "confirm_delete"})  # type: ignore[misc]
     http_app.make_server = make_fixture_server  # type: ignore[attr-defined]
     async with LocalRuntime(KernelSpec.load("sagemath").broker.image) as runtime:
         await serve(config, runtime, on_ready=tell)

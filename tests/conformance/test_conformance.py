@@ -79,6 +79,34 @@ async def test_every_requirement_of_a_revision_is_met(
     assert re.search(r"Total: \d{2,} passed", report)
 
 
+TASKS = [
+    "tasks-lifecycle",
+    "tasks-capability-negotiation",
+    "tasks-wire-fields",
+    "tasks-request-state-removal",
+    "tasks-dispatch-and-envelope",
+    "tasks-request-headers",
+]
+"""Scenarios of the Tasks extension, which no revision scores. The others want a tool that asks two things at
+once, or that is a task for everybody: a cell does neither."""
+
+NOT_FOR_CELLS = {"sep-2663-tasks-get-status-failed"}
+"""Checks of these scenarios that want a task to fail by a protocol error; a cell always has an answer."""
+
+
+@pytest.mark.parametrize("scenario", TASKS)
+async def test_a_cell_is_a_task_as_the_extension_has_it(
+    node: Node, fixture_server: Served, short_dir: Path, scenario: str
+) -> None:
+    chosen = ("--scenario", scenario, "-o", str(short_dir / "out"))
+    await node.run("conformance", "server", "--url", fixture_server.url, *chosen)
+    [report] = (short_dir / "out").rglob("checks.json")
+    checks = json.loads(report.read_text())
+    assert len(checks) > 2
+    failed = {check["id"] for check in checks if check["status"] == "FAILURE"}
+    assert failed <= NOT_FOR_CELLS, report.read_text()
+
+
 @pytest.mark.parametrize(
     ("revision", "scenario"), [(r, s) for r in REVISIONS for s in SCENARIOS[r]]
 )

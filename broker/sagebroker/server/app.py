@@ -32,6 +32,7 @@ from sagebroker.server.prompts import add_prompts
 from sagebroker.server.resources import add_resources
 from sagebroker.server.session_tools import add_session_tools
 from sagebroker.server.state_tools import add_state_tools
+from sagebroker.server.tasks import Tasks
 from sagebroker.server.updates import Updates
 from sagebroker.users import SoleUser, Users
 
@@ -159,6 +160,7 @@ def make_server(
         token_verifier=verifier,
         auth=auth,
         subscriptions=updates.bus,
+        extensions=[Tasks()],
     )
     server.on_call = on_call
     updates.add_to(server)

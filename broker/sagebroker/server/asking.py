@@ -84,12 +84,9 @@ async def wait_and_ask(
             return None
         message = asked.prompt or f"Cell {cell.number} of session {session.name} waits for input."
         if (ctx.protocol_version or "") >= FIRST_WITHOUT_BACK_CHANNEL:
-            params = ElicitRequestFormParams(
-                message=message, requested_schema=InputForm.model_json_schema()
-            )
             state = Asked(session=session.name, cell=cell.number)
             return InputRequiredResult(
-                input_requests={KEY: ElicitRequest(params=params)},
+                input_requests={KEY: elicitation(message)},
                 request_state=state.model_dump_json(),
             )
         text = None
@@ -100,6 +97,12 @@ async def wait_and_ask(
             return None
         if cell.asks is asked:
             await session.answer(cell, text)
+
+
+def elicitation(message: str) -> ElicitRequest:
+    """The question as a form."""
+    schema = InputForm.model_json_schema()
+    return ElicitRequest(params=ElicitRequestFormParams(message=message, requested_schema=schema))
 
 
 def _can_ask(ctx: Context[Users]) -> bool:

@@ -26,7 +26,8 @@ from sagebroker.server.callers import broker_of
 from sagebroker.server.failures import answering
 from sagebroker.server.pages import OutputStream, page
 from sagebroker.server.product import DEFAULT_SESSION
-from sagebroker.server.render import answer, block, call_text, status_line
+from sagebroker.server.render import CHARS, answer, block, call_text, status_line
+from sagebroker.server.tasks import make_task, quick_wait_s
 from sagebroker.server.waiting import awake, with_progress
 from sagebroker.session.cell import Cell
 from sagebroker.session.session import Session
@@ -36,8 +37,6 @@ WAIT_S: Final = 45.0
 """Default wait of a call: below the 60 s after which several clients give up."""
 TIME_LIMIT_S: Final = 600.0
 """Default time limit of a cell."""
-CHARS: Final = 8000
-"""Default length of an answer's outputs; some clients cut errors at 11,000."""
 
 _LARGE_RESULT = {"anthropic/maxResultSizeChars": limits.MAX_CHARS}
 
@@ -161,8 +160,9 @@ def _make_sage_run(
             elif asked is None:
                 notes.append(limits.repeated_request(cell, code))
             # The start of a kernel counts, too: the client's patience does not begin anew.
-            left_s = wait_s - (anyio.current_time() - began)
+            left_s = quick_wait_s(wait_s - (anyio.current_time() - began))
             question = await wait_and_ask(ctx, found, cell, left_s, may_ask=may_ask)
+            make_task(found.id, cell)
             return question or await _answer(found, found.name, cell, max_chars, notes)
 
     return sage_run

@@ -13,11 +13,10 @@ from pydantic import Field
 from sagebroker.server import limits
 from sagebroker.server.arguments import SessionName
 from sagebroker.server.callers import broker_of
-from sagebroker.server.cell_tools import CHARS
 from sagebroker.server.failures import answering
 from sagebroker.server.file_pages import list_page, read_page
 from sagebroker.server.product import DEFAULT_SESSION
-from sagebroker.server.render import block
+from sagebroker.server.render import CHARS, block
 from sagebroker.session.file_access import SessionFiles
 from sagebroker.users import Users
 

@@ -13,10 +13,9 @@ from sagebroker.kernel.inspection import Detail, Inspected, Question
 from sagebroker.protocol.text import strip_ansi
 from sagebroker.server import limits
 from sagebroker.server.arguments import MaxChars, SessionName
-from sagebroker.server.cell_tools import CHARS
 from sagebroker.server.failures import answering
 from sagebroker.server.product import DEFAULT_SESSION
-from sagebroker.server.render import block, next_call
+from sagebroker.server.render import CHARS, block, next_call
 from sagebroker.server.waiting import awake, with_progress
 from sagebroker.users import Users
 

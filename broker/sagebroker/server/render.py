@@ -21,6 +21,9 @@ from sagebroker.server.outline import ImagePart, Part, outline
 if TYPE_CHECKING:
     from sagebroker.session.cell import Cell
 
+CHARS: Final = 8000
+"""Default length of an answer's outputs; some clients cut errors at 11,000."""
+
 MAX_INLINE_IMAGES: Final = 2
 """Images in one answer; more make some clients drop the whole answer."""
 

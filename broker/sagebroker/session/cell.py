@@ -68,6 +68,8 @@ class Cell:
     """How often it was to be sent; a kernel that takes nothing leaves it unsent."""
     asks: InputRequest | None = None
     """What it asks, while it waits for the answer."""
+    questions: int = 0
+    """How often it has asked."""
     is_stored: bool = False
     """The store knows of it, perhaps in an earlier state."""
     on_change: Callable[[Cell], None] = field(default=ignore, repr=False)
@@ -97,6 +99,7 @@ class Cell:
             return
         self.asks = request
         if request is not None:
+            self.questions += 1
             self._settled.set()
         else:
             self._settled = anyio.Event()
