@@ -15,7 +15,8 @@ from mcp_types import (
 )
 from tests.interaction.calling import call, run
 
-from sagebroker.server.resources import CELL, PAGE_CHARS
+from sagebroker.server.resources import PAGE_CHARS
+from sagebroker.server.uris import CELL
 
 TEMPLATES = {
     "sage://sessions/{session}/cells",
