@@ -8,11 +8,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sagebroker.protocol.outputs import LEFT_OUT
 from sagebroker.protocol.text import clean, strip_ansi
-from sagebroker.server.html_text import MAX_HTML_CHARS, text_of_html
+from sagebroker.server.html_text import text_of_html
 from sagebroker.server.images import IMAGE_TYPES, SVG
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sagebroker.model import RichOutput
+
+MAX_HTML_CHARS: Final = 20_000
+"""Characters of one display's HTML of which the text is shown: more than an answer has room for."""
+MAX_CELL_HTML_CHARS: Final = 200_000
+"""And of all displays of a cell together: 1.3 us each at worst, during which nothing else is served."""
 
 HTML: Final = "text/html"
 GIF: Final = "image/gif"
@@ -28,8 +35,20 @@ _NAMELESS: Final = re.compile(r"<[\w.]+(?: object)?(?: at 0x[0-9a-fA-F]+)?>")
 """What Python writes of an object that does not say what it is."""
 
 
-def display_text(output: RichOutput) -> str:
-    """The text of one display: its plain text exactly, and LaTeX or HTML where they say more."""
+def display_texts(outputs: Sequence[RichOutput]) -> list[str]:
+    """The text of each of a cell's displays; empty for one that is only an image."""
+    texts = []
+    left = MAX_CELL_HTML_CHARS
+    for output in outputs:
+        most = min(left, MAX_HTML_CHARS)
+        texts.append(_display_text(output, most))
+        if _reads_html(output.data):
+            left -= min(most, len(output.data[HTML]))
+    return texts
+
+
+def _display_text(output: RichOutput, html_chars: int) -> str:
+    """The plain text exactly, with LaTeX where that says more; what else there is where it says nothing."""
     data = output.data
     plain = text_in(data, "text/plain")
     latex = text_in(data, "text/latex").strip()
@@ -37,7 +56,8 @@ def display_text(output: RichOutput) -> str:
     if _says_something(plain):
         lines.insert(0, plain)
     elif not lines:
-        lines = [text for text in (_rich_text(data) or plain,) if text]
+        rich = _rich_text(data, html_chars) or plain
+        lines = [rich] if rich else []
     image = image_type(output)
     if is_three_d(output) and image is None:
         lines.append("(A 3D plot without a picture; show(plot, viewer='tachyon') draws one.)")
@@ -101,16 +121,25 @@ def _says_something(plain: str) -> bool:
     return bool(plain) and not _NAMELESS.fullmatch(plain)
 
 
-def _rich_text(data: dict[str, Any]) -> str:
+def _reads_html(data: dict[str, Any]) -> bool:
+    """Whether a display's text is that of its HTML."""
+    if _says_something(text_in(data, "text/plain")) or not isinstance(data.get(HTML), str):
+        return False
+    return not {"text/latex", "text/markdown", "application/json"} & data.keys()
+
+
+def _rich_text(data: dict[str, Any], html_chars: int) -> str:
     """Markdown, JSON or the text of HTML."""
     if markdown := text_in(data, "text/markdown"):
         return markdown
     if "application/json" in data:
         return clean(json.dumps(data["application/json"], ensure_ascii=False))
-    html = text_in(data, HTML)
-    text = text_of_html(html)
-    if len(html) > MAX_HTML_CHARS:
-        text += f"\n(The text of the first {MAX_HTML_CHARS} of {len(html)} characters of HTML.)"
+    if not _reads_html(data):
+        return ""
+    html = data[HTML]
+    text = strip_ansi(clean(text_of_html(html[:html_chars])))
+    if len(html) > html_chars:
+        text += f"\n(The text of the first {html_chars} of {len(html)} characters of HTML.)"
     return text.strip("\n")
 
 

@@ -11,7 +11,7 @@ import anyio
 MAX_SVG_BYTES: Final = 10_000_000
 """A larger drawing is not begun; a plot of 10,000 points has 1 MB."""
 DRAW_LIMIT_S: Final = 10.0
-"""For one drawing, the start of its process (0.1 s) and waiting for a processor included."""
+"""For one drawing, waiting for those before it and the start of its process (0.05 s) included."""
 
 _drawers: Final = anyio.CapacityLimiter(1)
 """One at a time: each may take a whole processor, and memory."""
@@ -31,16 +31,16 @@ async def draw(svg: str) -> bytes:
     if len(data) > MAX_SVG_BYTES:
         raise DrawingError(f"an SVG of {len(data)} bytes is too large to be drawn")
     command = [sys.executable, "-I", "-m", "sagebroker.server.svg_worker"]
-    async with _drawers:
-        try:
-            with anyio.fail_after(DRAW_LIMIT_S):
+    try:
+        with anyio.fail_after(DRAW_LIMIT_S):
+            async with _drawers:
                 done = await anyio.run_process(
                     command, input=data, check=False, stderr=subprocess.DEVNULL
                 )
-        except TimeoutError as error:
-            raise DrawingError(f"an SVG that takes more than {DRAW_LIMIT_S:g} s to draw") from error
-        except OSError as error:  # no process, or one that ended before it had read all
-            raise DrawingError("an SVG that cannot be drawn now") from error
+    except TimeoutError as error:
+        raise DrawingError(f"an SVG that was not drawn within {DRAW_LIMIT_S:g} s") from error
+    except OSError as error:  # no process, or one that ended before it had read all
+        raise DrawingError("an SVG that cannot be drawn now") from error
     if done.returncode != 0:
         raise DrawingError("an SVG that is damaged, or needs too much time or memory")
     return done.stdout

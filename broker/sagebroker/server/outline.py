@@ -6,13 +6,13 @@ Both use the same texts, so that an offset named in one is right in the other.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from sagebroker.model import CellStatus
 from sagebroker.protocol.text import clean, strip_ansi
 from sagebroker.server import tracebacks
-from sagebroker.server.displays import SOURCE_TYPES, display_text, image_type, originals, sources
+from sagebroker.server.displays import SOURCE_TYPES, display_texts, image_type, originals, sources
 
 if TYPE_CHECKING:
     from sagebroker.model import RichOutput
@@ -77,8 +77,8 @@ def outline(cell: Cell) -> list[Part | ImagePart | OriginalPart]:
     if text := kept_text(cell.outputs.stderr):
         parts.append(Part(kind="stderr", text=text, label="stderr:"))
     offset = number = 0
-    for place, output in enumerate(cell.outputs.displays):
-        text = display_text(output)
+    displays = cell.outputs.displays
+    for place, (output, text) in enumerate(zip(displays, display_texts(displays), strict=True)):
         if text:
             kind: PartKind = "result" if output.is_result else "display"
             parts.append(Part(kind=kind, text=text, offset=offset))
@@ -100,7 +100,9 @@ def outline(cell: Cell) -> list[Part | ImagePart | OriginalPart]:
 
 def images(cell: Cell) -> list[ImagePart]:
     """The cell's images in order."""
-    return [part for part in outline(cell) if isinstance(part, ImagePart)]
+    found = [image_of(output) for output in cell.outputs.displays]
+    shown = [image for image in found if image is not None]
+    return [replace(image, number=number) for number, image in enumerate(shown)]
 
 
 def stream_text(cell: Cell, stream: Stream) -> str:
@@ -113,7 +115,7 @@ def stream_text(cell: Cell, stream: Stream) -> str:
         case "traceback":
             return tracebacks.full_text(cell.failure) if cell.failure else ""
         case "result":
-            texts = [display_text(output) for output in cell.outputs.displays]
+            texts = display_texts(cell.outputs.displays)
             return "\n".join([t for t in [*texts, help_text(cell)] if t])
         case "html":
             found = [

@@ -15,6 +15,8 @@ import resvg_py
 
 EDGE_PX: Final = 1024
 """Longest edge of the drawing: plots and diagrams are legible, and cost a model 1,400 tokens at most."""
+CSS_DPI: Final = 96.0
+"""As CSS has it; with the library's default, 0, a size in points is none."""
 MEMORY_BYTES: Final = 2**30
 """Address space; Python and an SVG of 10 MB take a third of it."""
 CPU_S: Final = 5
@@ -32,6 +34,7 @@ def main() -> None:
     drawn = resvg_py.svg_to_bytes(
         svg_string=self_contained(sys.stdin.buffer.read()),
         background="white",
+        dpi=CSS_DPI,
         width=EDGE_PX,
         height=EDGE_PX,
     )
