@@ -5,8 +5,11 @@ from __future__ import annotations
 import base64
 import io
 import json
+import resource
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import anyio
@@ -16,7 +19,7 @@ from PIL import Image
 
 from sagebroker.server import drawing
 from sagebroker.server.images import SVG, BadImageError, Picture, prepare
-from sagebroker.server.svg_worker import EDGE_PX
+from sagebroker.server.svg_worker import EDGE_PX, MEMORY_BYTES
 
 HEAD = (
     '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
@@ -43,6 +46,22 @@ def bomb(unit: str, use: str, wrap: str, levels: int = 12) -> str:
 ENTITIES = bomb("lol", "&a{n};", '<!ENTITY a{n} "{body}">')
 USES = bomb('<rect width="1" height="1"/>', '<use xlink:href="#u{n}"/>', '<g id="u{n}">{body}</g>')
 
+
+def png_of_zeros(edge_px: int) -> bytes:
+    """A PNG of a few bytes that has very many pixels."""
+    packer = zlib.compressobj(9)
+    row = bytes(1 + edge_px // 8)
+    packed = b"".join([*(packer.compress(row) for _ in range(edge_px)), packer.flush()])
+    head = struct.pack(">IIBBBBB", edge_px, edge_px, 1, 0, 0, 0, 0)
+    chunks = ((b"IHDR", head), (b"IDAT", packed), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+
+
+PIXELS = base64.b64encode(png_of_zeros(20_000)).decode()
+
 DAMAGED = {
     "nothing": "",
     "text": "hello",
@@ -55,6 +74,10 @@ HARMFUL = {
     "entities within entities": f"<!DOCTYPE svg [{ENTITIES}]>{HEAD}<text>&a11;</text></svg>",
     "uses within uses": f'{HEAD}<defs>{USES}</defs><use xlink:href="#u11"/></svg>',
     "endless nesting": HEAD + "<g>" * 200_000 + "</g>" * 200_000 + "</svg>",
+    "endless layers": HEAD.replace("50", "100")
+    + '<g opacity="0.9">' * 800
+    + f'<rect width="100" height="100"/>{"</g>" * 800}</svg>',
+    "endless pixels": f'{HEAD}<image width="9" height="9" href="data:image/png;base64,{PIXELS}"/></svg>',
     "endless noise": f'{HEAD}<filter id="f"><feTurbulence numOctaves="99999999" baseFrequency="0.1"/>'
     '</filter><rect filter="url(#f)" width="100" height="50"/></svg>',
 }
@@ -97,6 +120,8 @@ async def test_what_asks_for_too_much_ends_with_its_process(svg: str) -> None:
     with pytest.raises(BadImageError, match="time or memory"):
         await prepare(svg, SVG)
     assert not psutil.Process().children()
+    most_kib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    assert most_kib * 1024 <= MEMORY_BYTES
 
 
 async def test_an_svg_that_is_too_large_is_not_begun() -> None:
