@@ -98,7 +98,9 @@ async def test_drawing_3d_plots_leaves_no_file_and_no_process(client: Client) ->
         "import os\n"
         "def left():\n"
         "    names = [open(f'/proc/{p}/comm').read() for p in os.listdir('/proc') if p.isdigit()]\n"
-        "    return sorted(os.listdir('/tmp')), [name for name in names if 'tachyon' in name]\n"
+        "    files = [name for _, _, names in os.walk('/tmp') for name in names]\n"
+        "    drawn = [name for name in files if name.endswith(('.dat', '.png'))]\n"
+        "    return os.listdir('/tmp'), drawn, [name for name in names if 'tachyon' in name]\n"
         "left()"
     )
     before = result_text(await run(client, look))
@@ -197,6 +199,26 @@ async def test_of_an_animation_the_first_picture_is_shown(client: Client) -> Non
     result = await run(client, code)
     [picture] = images(result)
     assert picture.convert("RGB").getpixel((9, 9)) == (255, 0, 0)
+    assert [link.mime_type for link in links(result)] == ["image/gif"]
+
+
+MOVING = """
+import io, PIL.Image
+from sage.repl.rich_output.output_catalog import OutputImageGif
+frames = [PIL.Image.new('RGB', (50, 50), c) for c in ('red', 'blue')]
+buffer = io.BytesIO()
+frames[0].save(buffer, 'GIF', save_all=True, append_images=frames[1:])
+class Moving(SageObject):
+    def _rich_repr_(self, manager):
+        if OutputImageGif in manager.supported_output():
+            return OutputImageGif(buffer.getvalue())
+Moving()
+"""
+
+
+async def test_an_animation_of_sages_own_is_a_gif_beside_its_page(client: Client) -> None:
+    result = await run(client, MOVING)
+    assert len(images(result)) == 1
     assert [link.mime_type for link in links(result)] == ["image/gif"]
 
 

@@ -1,4 +1,4 @@
-"""A picture beside each of Sage's interactive 3D plots, for those who cannot run its page."""
+"""Pictures beside what Sage sends as a page only: its interactive 3D plots and its animations."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PICTURE = "_sagebroker_picture"
 
 
 def install() -> None:
-    """Have Sage draw each interactive 3D plot; nothing where the kernel is not Sage's.
+    """Have Sage draw each interactive 3D plot and send a GIF as one; nothing where the kernel is not Sage's.
 
     Sage's display manager knows the object, its backend makes the message of it. The plots'
     own class is compiled and takes no change.
@@ -39,6 +39,7 @@ def install() -> None:
         return
     from sage.repl.rich_output.backend_ipython import BackendIPythonNotebook
     from sage.repl.rich_output.display_manager import DisplayManager
+    from sage.repl.rich_output.output_graphics import OutputImageGif
     from sage.repl.rich_output.output_graphics3d import OutputSceneThreejs
 
     choose = DisplayManager._rich_output_formatter  # noqa: SLF001 - no public way
@@ -56,6 +57,8 @@ def install() -> None:
         data, metadata = tell(backend, plain, rich)
         if drawn := getattr(rich, PICTURE, b""):
             data["image/png"] = drawn
+        if isinstance(rich, OutputImageGif):
+            data["image/gif"] = rich.gif.get()
         return data, metadata
 
     DisplayManager._rich_output_formatter = choose_and_draw  # noqa: SLF001
