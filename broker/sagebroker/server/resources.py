@@ -143,17 +143,6 @@ async def output_text(
     return page(text, offset, limit, more)
 
 
-def session_uris(session: str) -> list[str]:
-    """The addresses of what changes whenever something happens in a session."""
-    return [f"{SESSIONS}/{quote(session, safe='')}/cells"]
-
-
-def cell_uris(session: str, cell: int) -> list[str]:
-    """The addresses of a cell and of its streams."""
-    uri = _uri(session, cell)
-    return [uri, *(f"{uri}/{stream}" for stream in get_args(Stream))]
-
-
 def _cell_view(session: str, cell: Cell) -> dict[str, object]:
     return {
         "number": cell.number,

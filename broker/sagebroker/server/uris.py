@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, get_args
 from urllib.parse import quote
+
+from sagebroker.server.outline import Stream
 
 SESSIONS: Final = "sage://sessions"
 CELLS: Final = "sage://sessions/{session}/cells"
@@ -35,6 +37,17 @@ def display_template(mime_type: str) -> str:
 def cell_uri(session: str, cell: int) -> str:
     """A cell."""
     return f"{SESSIONS}/{quote(session, safe='')}/cells/{cell}"
+
+
+def session_uris(session: str) -> list[str]:
+    """The addresses of what changes whenever something happens in a session."""
+    return [f"{SESSIONS}/{quote(session, safe='')}/cells"]
+
+
+def cell_uris(session: str, cell: int) -> list[str]:
+    """The addresses of a cell and of its streams."""
+    uri = cell_uri(session, cell)
+    return [uri, *(f"{uri}/{stream}" for stream in get_args(Stream))]
 
 
 def image_uri(session: str, cell: int, number: int) -> str:
