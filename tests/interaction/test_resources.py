@@ -15,12 +15,20 @@ from mcp_types import (
 )
 from tests.interaction.calling import call, run
 
-from sagebroker.server.resources import CELL, PAGE_CHARS
+from sagebroker.server.resources import PAGE_CHARS
+from sagebroker.server.uris import CELL
 
 TEMPLATES = {
     "sage://sessions/{session}/cells",
     "sage://sessions/{session}/cells/{cell}",
     "sage://sessions/{session}/cells/{cell}/{stream}{?offset,limit}",
+    "sage://sessions/{session}/cells/{cell}/images/{number}",
+    "sage://sessions/{session}/cells/{cell}/displays/{number}/html{?offset,limit}",
+    "sage://sessions/{session}/cells/{cell}/displays/{number}/svg{?offset,limit}",
+    "sage://sessions/{session}/cells/{cell}/displays/{number}/png",
+    "sage://sessions/{session}/cells/{cell}/displays/{number}/jpeg",
+    "sage://sessions/{session}/cells/{cell}/displays/{number}/gif",
+    "sage://sessions/{session}/cells/{cell}/displays/{number}/webp",
 }
 PROMPTS = {
     "solve_and_check": "problem",

@@ -124,10 +124,6 @@ def contains(answer: CallToolResult, case: dict[str, Any]) -> None:
     assert case["expected"] in result_text(answer)
 
 
-def prefix(answer: CallToolResult, case: dict[str, Any]) -> None:
-    assert result_text(answer).startswith(case["expected"])
-
-
 def display(answer: CallToolResult, case: dict[str, Any]) -> None:
     assert parts(answer, "display") == [case["expected"]]
 
@@ -148,7 +144,6 @@ COMPARE: dict[str, Callable[[CallToolResult, dict[str, Any]], None]] = {
     "stdout-contains": stdout_contains,
     "help-contains": help_contains,
     "contains": contains,
-    "prefix": prefix,
     "display": display,
     "image": image,
 }

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sagebroker.protocol import outputs
 from sagebroker.protocol.messages import Message
-from sagebroker.protocol.outputs import OutputFold, json_value
+from sagebroker.protocol.outputs import LEFT_OUT, OutputFold, json_value
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(alphabet=st.characters()),
@@ -102,10 +102,20 @@ def test_displays_beyond_their_bytes_are_counted() -> None:
     assert fold.dropped_displays == 1
 
 
-def test_of_a_display_too_large_the_plain_text_is_kept() -> None:
+@pytest.mark.parametrize("is_update", [False, True])
+def test_of_a_display_too_large_the_smaller_types_are_kept_and_the_others_noted(
+    is_update: bool,
+) -> None:
     fold = OutputFold(display_bytes=100)
-    fold.add(_message("display_data", data={"image/png": "x" * 200, "text/plain": "Graphics"}))
-    assert fold.displays[0].data == {"text/plain": "Graphics"}
+    transient = {"display_id": "x"}
+    if is_update:
+        fold.add(_display("small", transient=transient))
+    data = {"text/html": "x" * 200, "image/png": "y" * 50, "text/plain": "Graphics"}
+    kind = "update_display_data" if is_update else "display_data"
+    fold.add(_message(kind, data=data, transient=transient))
+    assert fold.displays[0].data == {"image/png": "y" * 50, "text/plain": "Graphics"}
+    assert fold.displays[0].metadata == {LEFT_OUT: {"text/html": 200}}
+    assert fold.dropped_displays == 0
 
 
 def test_updates_cannot_grow_displays_beyond_their_bytes() -> None:

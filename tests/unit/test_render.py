@@ -137,27 +137,6 @@ async def test_a_damaged_image_becomes_a_sentence() -> None:
     assert "cannot be shown" in part(result, "note")
 
 
-async def test_a_3d_plot_is_summarised_in_a_line() -> None:
-    cell = make_cell()
-    html = '\n<iframe srcdoc="' + "x" * 50_000 + ' three.min.js"></iframe>'
-    show(cell, {"text/html": html, "text/plain": "Graphics3d Object"})
-    shown = part(await answer("default", cell, max_chars=8000), "result")
-    assert shown.startswith("Graphics3d Object\n(A 3D plot:")
-    assert len(shown) < 300
-    assert "tachyon" in shown
-
-
-async def test_html_alone_and_unknown_types_are_named_not_shown() -> None:
-    cell = make_cell()
-    show(cell, {"text/html": "<b>bold</b>"}, is_result=False)
-    show(cell, {"application/x-odd": "data"}, is_result=False)
-    texts = [text for kind, text in parts_of(await answer("s", cell, max_chars=800))]
-    assert texts[1:] == [
-        "(HTML of 11 characters, not shown.)",
-        "(Output of type application/x-odd, not shown.)",
-    ]
-
-
 async def test_help_is_shown_without_colours() -> None:
     cell = make_cell(payload_text="\x1b[31mSignature:\x1b[39m factor(n)\n")
     assert part(await answer("s", cell, max_chars=8000), "help") == "Signature: factor(n)"

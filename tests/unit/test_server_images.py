@@ -56,6 +56,15 @@ def test_an_image_too_heavy_as_png_becomes_a_jpeg_or_smaller(mode: str) -> None:
     assert max(reread.size) <= MAX_EDGE_PX
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+@pytest.mark.parametrize("edge", [20, 1500])
+def test_an_image_that_must_be_png_is_one_and_fits(kind: str, edge: int) -> None:
+    picture = fit(encoded(noise(edge, edge), kind), f"image/{kind.lower()}", as_png=True)
+    assert Image.open(io.BytesIO(picture.data)).format == "PNG"
+    assert picture.mime_type == "image/png"
+    assert len(picture.data) <= MAX_IMAGE_BYTES
+
+
 def test_transparency_becomes_white_in_a_jpeg() -> None:
     image = noise(1500, 1500, "RGBA")
     image.putalpha(0)

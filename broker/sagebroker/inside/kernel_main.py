@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ipykernel.kernelapp import IPKernelApp
 from traitlets.config import Config
 
-from . import checkpoint, interrupts, journal, reviving
+from . import checkpoint, interrupts, journal, pictures, reviving
 from .restore import restore
 from .streams import BoundedOutStream, StreamLimits
 
@@ -95,6 +95,7 @@ def _make_app(config: KeeperConfig) -> Any:
     # IPython keeps a copy of all that cells print, without a bound; only %notebook would use it.
     shell._tee = _keep_no_copy  # noqa: SLF001 - there is no option
     shell.events.register("post_execute", _finish_cell)
+    pictures.install()
     return app
 
 

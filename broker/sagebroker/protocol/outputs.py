@@ -37,7 +37,8 @@ MAX_NAME_CHARS: Final = 1_000
 """Length of an exception's class name or of a display id."""
 MAX_VALUE_CHARS: Final = 65_536
 """Length of an exception's text."""
-_TEXT: Final = "text/plain"
+LEFT_OUT: Final = "org.sagebroker/left_out"
+"""In a display's metadata: the sizes in bytes of the types that were too large to be kept."""
 
 
 @dataclass(slots=True)
@@ -154,10 +155,7 @@ class OutputFold:
             is_result=is_result,
             display_id=_display_id(content),
         )
-        size = _size(data)
-        if size > self._display_bytes and _TEXT in data:
-            output.data = {_TEXT: data[_TEXT]}
-            size = _size(output.data)
+        size = self._leave_out(output)
         if is_result:
             self._make_room(size)
         if not self._fits(size):
@@ -169,19 +167,35 @@ class OutputFold:
             self._segments.append(Segment("display", display=output))
         return True
 
+    def _leave_out(self, output: RichOutput) -> int:
+        """Take the largest types out of a display that is too large, and note them; its size."""
+        sizes = {mime: _size({mime: value}) for mime, value in output.data.items()}
+        size = sum(sizes.values())
+        left_out = {}
+        for mime in sorted(sizes, key=lambda mime: -sizes[mime]):
+            if size <= self._display_bytes or len(output.data) == 1:
+                break
+            del output.data[mime]
+            left_out[mime] = sizes[mime]
+            size -= sizes[mime]
+        if left_out:
+            output.metadata = {**output.metadata, LEFT_OUT: left_out}
+        return size
+
     def _update_display(self, content: dict[str, Any]) -> bool:
         data = mime_bundle(content.get("data"))
         display_id = _display_id(content)
         if not data or display_id is None:
             return False
-        size = _size(data)
+        new = RichOutput(data=data, metadata=_metadata(content.get("metadata")))
+        size = self._leave_out(new)
         for index, (output, old_size) in enumerate(self._kept):
             if output.display_id != display_id:
                 continue
             if self._used_bytes - old_size + size > self._display_bytes:
                 self.dropped_displays += 1
                 continue
-            output.data, output.metadata = data, _metadata(content.get("metadata"))
+            output.data, output.metadata = new.data, new.metadata
             self._kept[index] = (output, size)
             self._used_bytes += size - old_size
         return True

@@ -60,7 +60,7 @@ Example: session="default", cell=7"""
 _OUTPUT = """\
 Read a cell's whole output by pages, or search it. Use it when an answer says that output was left out.
 
-stream: all, stdout, stderr, result, traceback (the full one), or images (then offset counts images). \
+stream: all, stdout, stderr, result, traceback (the full one), html (HTML and SVG as sent), or images (offset counts them). \
 offset and limit count characters; the answer names the next call. With pattern (plain text, case ignored) \
 only matching lines are shown, each with its offset.
 Example: session="default", cell=7, stream="stdout", pattern="error" """

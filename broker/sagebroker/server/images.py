@@ -11,12 +11,15 @@ import binascii
 import io
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import anyio
 import anyio.to_thread
 from PIL import Image, UnidentifiedImageError
+
+from sagebroker.server.drawing import DrawingError, draw
 
 MAX_EDGE_PX: Final = 1568
 """Longest edge; vision models scale larger images down to this themselves."""
@@ -38,7 +41,9 @@ _FORMATS: Final = {
     "image/webp": "WEBP",
 }
 
-IMAGE_TYPES: Final = tuple(_FORMATS)
+SVG: Final = "image/svg+xml"
+
+IMAGE_TYPES: Final = (*_FORMATS, SVG)
 """MIME types that become images, the preferred first."""
 
 _workers = anyio.CapacityLimiter(2)
@@ -59,7 +64,7 @@ class Picture:
     width: int
     height: int
     original: str
-    """Width, height of what the kernel sent, as ``3000x2000``."""
+    """Width, height of what the kernel sent, as ``3000x2000``; the MIME type of SVG, which has none."""
 
     @property
     def base64(self) -> str:
@@ -67,28 +72,46 @@ class Picture:
         return base64.b64encode(self.data).decode("ascii")
 
 
-async def prepare(text: str, mime_type: str) -> Picture:
-    """Decode and fit an image of a MIME bundle, in a worker thread.
+async def prepare(text: str, mime_type: str, *, as_png: bool = False) -> Picture:
+    """Decode and fit an image of a MIME bundle, in a worker thread; draw an SVG before that.
 
     Args:
-        text: Base64, as Jupyter sends it.
+        text: Base64, as Jupyter sends it; of an SVG its text.
         mime_type: One of `IMAGE_TYPES`.
+        as_png: Whether it must not become a JPEG.
 
     Raises:
         BadImageError: It is not an image, or has too many pixels.
     """
-    return await anyio.to_thread.run_sync(_decode_and_fit, text, mime_type, limiter=_workers)
+    if mime_type == SVG:
+        try:
+            drawn = await draw(text)
+        except DrawingError as error:
+            raise BadImageError(str(error)) from error
+        decoded = partial(fit, drawn, "image/png", as_png=as_png)
+        picture = await anyio.to_thread.run_sync(decoded, limiter=_workers)
+        return replace(picture, original=SVG)
+    decoded = partial(_decode_and_fit, text, mime_type, as_png=as_png)
+    return await anyio.to_thread.run_sync(decoded, limiter=_workers)
 
 
-def _decode_and_fit(text: str, mime_type: str) -> Picture:
+def decode(text: str) -> bytes:
+    """The bytes of base64 text.
+
+    Raises:
+        BadImageError: It is something else.
+    """
     try:
-        data = base64.b64decode("".join(text.split()), validate=True)
+        return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError) as error:
         raise BadImageError("not base64") from error
-    return fit(data, mime_type)
 
 
-def fit(data: bytes, mime_type: str) -> Picture:
+def _decode_and_fit(text: str, mime_type: str, *, as_png: bool) -> Picture:
+    return fit(decode(text), mime_type, as_png=as_png)
+
+
+def fit(data: bytes, mime_type: str, *, as_png: bool = False) -> Picture:
     """The image itself where it fits, else a smaller one; blocking.
 
     Raises:
@@ -109,19 +132,20 @@ def fit(data: bytes, mime_type: str) -> Picture:
         raise BadImageError("damaged") from error
     original = f"{width}x{height}"
     fits = max(width, height) <= MAX_EDGE_PX and len(data) <= MAX_IMAGE_BYTES
-    if fits and mime_type in ("image/png", "image/jpeg"):
+    passing = ("image/png",) if as_png else ("image/png", "image/jpeg")
+    if fits and mime_type in passing:
         return Picture(
             data=data, mime_type=mime_type, width=width, height=height, original=original
         )
-    return _shrunk(opened, original)
+    return _shrunk(opened, original, as_png=as_png)
 
 
-def _shrunk(image: Image.Image, original: str) -> Picture:
+def _shrunk(image: Image.Image, original: str, *, as_png: bool) -> Picture:
     image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     edge = min(MAX_EDGE_PX, max(image.size))
     while True:
         smaller = _scaled(image, edge)
-        for data, mime_type in _encodings(smaller):
+        for data, mime_type in _encodings(smaller, as_png=as_png):
             if len(data) <= MAX_IMAGE_BYTES or edge <= _SMALLEST_EDGE_PX:
                 return Picture(
                     data=data,
@@ -141,9 +165,11 @@ def _scaled(image: Image.Image, edge: int) -> Image.Image:
     return image.resize(size, Image.Resampling.LANCZOS)
 
 
-def _encodings(image: Image.Image) -> Iterator[tuple[bytes, str]]:
+def _encodings(image: Image.Image, *, as_png: bool) -> Iterator[tuple[bytes, str]]:
     """PNG, then JPEGs on white of falling quality."""
     yield _encode(image, "PNG", optimize=True), "image/png"
+    if as_png:
+        return
     flat = Image.new("RGB", image.size, "white")
     flat.paste(image, mask=image.getchannel("A") if image.mode == "RGBA" else None)
     for quality in JPEG_QUALITIES:

@@ -6,25 +6,21 @@ Both use the same texts, so that an offset named in one is right in the other.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
-from sagebroker.model import CellStatus, RichOutput
+from sagebroker.model import CellStatus
 from sagebroker.protocol.text import clean, strip_ansi
 from sagebroker.server import tracebacks
-from sagebroker.server.images import IMAGE_TYPES
+from sagebroker.server.displays import SOURCE_TYPES, display_texts, image_type, originals, sources
 
 if TYPE_CHECKING:
+    from sagebroker.model import RichOutput
     from sagebroker.protocol.text import BoundedText
     from sagebroker.session.cell import Cell
 
-Stream = Literal["stdout", "stderr", "result", "traceback"]
+Stream = Literal["stdout", "stderr", "result", "traceback", "html"]
 PartKind = Literal["stdout", "stderr", "result", "display", "help", "error"]
-
-_THREE_D_MARKS: Final = ("three.js", "three.min.js", "threejs", "jsmol", "x3d")
-"""What the HTML of Sage's 3D viewers contains."""
-_THREE_D_SCAN_CHARS: Final = 2_000_000
-"""Characters of HTML searched for a mark; the scene's data can have many millions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,27 +53,44 @@ class ImagePart:
     """An image in an answer, not yet decoded."""
 
     data: str
-    """Base64."""
+    """Base64; of an SVG its text."""
     mime_type: str
+    number: int = 0
+    """Its place among the cell's images."""
 
 
-def outline(cell: Cell) -> list[Part | ImagePart]:
+@dataclass(frozen=True, kw_only=True)
+class OriginalPart:
+    """Something of which an answer shows less: an image of a page, the first picture of several."""
+
+    mime_type: str
+    display: int
+    """The display's place among the cell's."""
+    size_bytes: int
+
+
+def outline(cell: Cell) -> list[Part | ImagePart | OriginalPart]:
     """Everything the cell shows so far: streams, displays in order, help, the exception."""
-    parts: list[Part | ImagePart] = []
+    parts: list[Part | ImagePart | OriginalPart] = []
     if text := kept_text(cell.outputs.stdout):
         parts.append(Part(kind="stdout", text=text, label="stdout:"))
     if text := kept_text(cell.outputs.stderr):
         parts.append(Part(kind="stderr", text=text, label="stderr:"))
-    offset = 0
-    for output in cell.outputs.displays:
-        text = display_text(output)
+    offset = number = 0
+    displays = cell.outputs.displays
+    for place, (output, text) in enumerate(zip(displays, display_texts(displays), strict=True)):
         if text:
             kind: PartKind = "result" if output.is_result else "display"
             parts.append(Part(kind=kind, text=text, offset=offset))
             offset += len(text) + 1
-        image = image_of(output)
+        image = image_of(output, number)
         if image is not None:
             parts.append(image)
+            number += 1
+        parts += [
+            OriginalPart(mime_type=kind, display=place, size_bytes=size_of(output, kind))
+            for kind in originals(output)
+        ]
     if cell.payload_text:
         parts.append(Part(kind="help", text=help_text(cell), offset=offset))
     if cell.failure is not None:
@@ -87,8 +100,9 @@ def outline(cell: Cell) -> list[Part | ImagePart]:
 
 def images(cell: Cell) -> list[ImagePart]:
     """The cell's images in order."""
-    found = (image_of(output) for output in cell.outputs.displays)
-    return [image for image in found if image is not None]
+    found = [image_of(output) for output in cell.outputs.displays]
+    shown = [image for image in found if image is not None]
+    return [replace(image, number=number) for number, image in enumerate(shown)]
 
 
 def stream_text(cell: Cell, stream: Stream) -> str:
@@ -101,12 +115,19 @@ def stream_text(cell: Cell, stream: Stream) -> str:
         case "traceback":
             return tracebacks.full_text(cell.failure) if cell.failure else ""
         case "result":
-            texts = [display_text(output) for output in cell.outputs.displays]
+            texts = display_texts(cell.outputs.displays)
             return "\n".join([t for t in [*texts, help_text(cell)] if t])
+        case "html":
+            found = [
+                f"display {place}, {kind}:\n{text}"
+                for place, output in enumerate(cell.outputs.displays)
+                for kind, text in sources(output)
+            ]
+            return "\n".join(found)
 
 
 def all_text(cell: Cell) -> str:
-    """Every stream, one after the other, each under its name."""
+    """Every stream but the sources of pages, one after the other, each under its name."""
     labelled: list[tuple[Stream, str]] = [
         ("stdout", "stdout:\n"),
         ("stderr", "stderr:\n"),
@@ -127,42 +148,18 @@ def help_text(cell: Cell) -> str:
     return strip_ansi(clean(cell.payload_text)).strip("\n")
 
 
-def display_text(output: RichOutput) -> str:
-    """The text of one display: its plain text exactly, and LaTeX where that says more."""
-    data = output.data
-    plain = _text(data.get("text/plain"))
-    lines = [plain] if plain else []
-    latex = _text(data.get("text/latex")).strip()
-    if latex and latex.strip("$ ") != plain.strip():
-        lines.append(f"LaTeX: {latex}")
-    html = data.get("text/html")
-    if isinstance(html, str) and html:
-        if is_three_d(html):
-            lines.append(
-                f"(A 3D plot: {len(html)} characters of interactive HTML, which cannot be shown here. "
-                "show(plot, viewer='tachyon') draws it as an image.)"
-            )
-        elif not lines and image_of(output) is None:
-            lines.append(f"(HTML of {len(html)} characters, not shown.)")
-    if not lines and image_of(output) is None:
-        kinds = ", ".join(sorted(data))
-        lines.append(f"(Output of type {kinds}, not shown.)")
-    return "\n".join(lines)
+def image_of(output: RichOutput, number: int = 0) -> ImagePart | None:
+    """The image of a display, if it has one."""
+    kind = image_type(output)
+    if kind is None:
+        return None
+    return ImagePart(data=output.data[kind], mime_type=kind, number=number)
 
 
-def is_three_d(html: str) -> bool:
-    """Whether HTML is one of Sage's interactive 3D plots."""
-    start = html[:_THREE_D_SCAN_CHARS].lower()
-    return any(mark in start for mark in _THREE_D_MARKS) and "<iframe" in start
-
-
-def image_of(output: RichOutput) -> ImagePart | None:
-    """The image of a display, in the format that needs least work."""
-    for mime_type in IMAGE_TYPES:
-        data = output.data.get(mime_type)
-        if isinstance(data, str) and data:
-            return ImagePart(data=data, mime_type=mime_type)
-    return None
+def size_of(output: RichOutput, kind: str) -> int:
+    """Bytes of a type of a display as it was before base64."""
+    content = str(output.data[kind])
+    return len(content) if kind in SOURCE_TYPES else len(content) * 3 // 4
 
 
 def error_part(cell: Cell) -> Part:
@@ -176,7 +173,3 @@ def error_part(cell: Cell) -> Part:
     if trimmed.omitted and not is_stop:
         notes.insert(0, f"({trimmed.omitted} frames of library code left out.)")
     return Part(kind="error", text=text, note="\n".join(note for note in notes if note))
-
-
-def _text(value: object) -> str:
-    return strip_ansi(clean(value)) if isinstance(value, str) else ""

@@ -14,7 +14,7 @@ from sagebroker.server.render import MAX_INLINE_IMAGES, block, image_block, next
 if TYPE_CHECKING:
     from sagebroker.session.cell import Cell
 
-OutputStream = Literal["all", "stdout", "stderr", "result", "traceback", "images"]
+OutputStream = Literal["all", "stdout", "stderr", "result", "traceback", "html", "images"]
 
 MAX_LINE_CHARS: Final = 400
 """Characters shown of a line that matches; the offset leads to the rest."""

@@ -11,12 +11,14 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from mcp_types import CallToolResult, ContentBlock, ImageContent, TextContent
+from mcp_types import CallToolResult, ContentBlock, ImageContent, ResourceLink, TextContent
 
 from sagebroker.model import CellStatus, InputRequest
 from sagebroker.protocol.text import clean
+from sagebroker.server.displays import SOURCE_TYPES
 from sagebroker.server.images import BadImageError, Picture, prepare
-from sagebroker.server.outline import ImagePart, Part, outline
+from sagebroker.server.outline import ImagePart, OriginalPart, Part, outline
+from sagebroker.server.uris import display_uri, image_uri
 
 if TYPE_CHECKING:
     from sagebroker.session.cell import Cell
@@ -26,6 +28,9 @@ CHARS: Final = 8000
 
 MAX_INLINE_IMAGES: Final = 2
 """Images in one answer; more make some clients drop the whole answer."""
+
+MAX_LINKS: Final = 8
+"""Links in one answer; the calls that stand beside them lead to all the rest."""
 
 PART_KEY: Final = "org.sagebroker/part"
 """Key in a block's ``_meta`` that names its kind."""
@@ -129,16 +134,22 @@ async def answer(
     limits = dict(zip(map(id, texts), shares([len(p.text) for p in texts], max_chars), strict=True))
     head = [status_line(session, cell), *notes, *cell.notices, *_gaps(cell)]
     blocks: list[ContentBlock] = [block("status", "\n".join(head))]
-    inline = 0
+    hidden: list[ImagePart] = []
+    originals = [part for part in parts if isinstance(part, OriginalPart)]
     for part in parts:
         if isinstance(part, Part):
             shown = cut(part, limits[id(part)], session, cell.number)
             lines = [part.label, shown, part.note]
             blocks.append(block(part.kind, "\n".join(line for line in lines if line)))
-        elif inline < MAX_INLINE_IMAGES:
-            inline += 1
-            blocks.append(await image_block(part))
-    blocks.extend(_tail(session, cell, sum(isinstance(p, ImagePart) for p in parts) - inline))
+        elif isinstance(part, ImagePart):
+            if part.number < MAX_INLINE_IMAGES:
+                blocks.append(await image_block(part))
+            else:
+                hidden.append(part)
+    links = [link_to_original(session, cell.number, part) for part in originals]
+    links += [link_to_image(session, cell.number, part) for part in hidden]
+    blocks.extend(links[:MAX_LINKS])
+    blocks.extend(_tail(session, cell, len(hidden), originals))
     return CallToolResult(content=blocks, is_error=cell.status in _FAILED)
 
 
@@ -177,17 +188,44 @@ def _gaps(cell: Cell) -> list[str]:
     return said
 
 
-def _tail(session: str, cell: Cell, hidden_images: int) -> list[ContentBlock]:
+def link_to_original(session: str, cell: int, part: OriginalPart) -> ResourceLink:
+    """Where a display can be read in the form the kernel sent it."""
+    return ResourceLink(
+        type="resource_link",
+        uri=display_uri(session, cell, part.display, part.mime_type),
+        name=f"display {part.display}",
+        description=f"As the kernel sent it: {part.mime_type}.",
+        mime_type=part.mime_type,
+        size=part.size_bytes,
+        _meta={PART_KEY: "link"},
+    )
+
+
+def link_to_image(session: str, cell: int, part: ImagePart) -> ResourceLink:
+    """Where an image can be read that is not in the answer."""
+    return ResourceLink(
+        type="resource_link",
+        uri=image_uri(session, cell, part.number),
+        name=f"image {part.number}",
+        mime_type="image/png",
+        _meta={PART_KEY: "link"},
+    )
+
+
+def _tail(
+    session: str, cell: Cell, hidden_images: int, originals: Sequence[OriginalPart]
+) -> list[ContentBlock]:
+    def more(stream: str, **arguments: int) -> str:
+        return call_text(
+            "sage_output", session=session, cell=cell.number, stream=stream, **arguments
+        )
+
     lines = []
     if hidden_images:
-        more = call_text(
-            "sage_output",
-            session=session,
-            cell=cell.number,
-            stream="images",
-            offset=MAX_INLINE_IMAGES,
-        )
-        lines.append(f"{hidden_images} more images: {more} shows them.")
+        call = more("images", offset=MAX_INLINE_IMAGES)
+        lines.append(f"{hidden_images} more images: {call} shows them.")
+    if any(part.mime_type in SOURCE_TYPES for part in originals):
+        lines.append(f"{more('html')} has the HTML and SVG itself.")
     step = next_step(session, cell)
     if step:
         lines.append(step)

@@ -6,13 +6,10 @@ Whatever a resource shows a tool shows, too: most clients read resources only wh
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Final, get_args
-from urllib.parse import quote
 
 from mcp.server import MCPServer
 from mcp.server.mcpserver import Context
-from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 from mcp_types import (
     Completion,
     CompletionArgument,
@@ -22,24 +19,27 @@ from mcp_types import (
 )
 from pydantic import Field
 
-from sagebroker.errors import BrokerError, CellNotFoundError, SessionNotFoundError
+from sagebroker.errors import BrokerError
 from sagebroker.protocol.text import clean
 from sagebroker.server.callers import broker_of, current_user
-from sagebroker.server.failures import sentence
+from sagebroker.server.display_resources import add_displays
 from sagebroker.server.outline import Stream, all_text, stream_text
 from sagebroker.server.render import status_line
+from sagebroker.server.resource_pages import Offset, answering, page, read
 from sagebroker.server.session_tools import list_sessions
+from sagebroker.server.uris import (
+    CELL,
+    CELLS,
+    OUTPUT,
+    SESSIONS,
+    cell_uri,
+)
 from sagebroker.users import Users
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
     from sagebroker.session.cell import Cell
-
-SESSIONS: Final = "sage://sessions"
-CELLS: Final = "sage://sessions/{session}/cells"
-CELL: Final = "sage://sessions/{session}/cells/{cell}"
-OUTPUT: Final = "sage://sessions/{session}/cells/{cell}/{stream}{?offset,limit}"
 
 PAGE_CHARS: Final = 200_000
 """Most characters of one read: in UTF-8 below the 1 MiB at which clients cut an event off."""
@@ -49,7 +49,6 @@ MOST_COMPLETIONS: Final = 100
 """The protocol allows no more."""
 FIRST_LINE_CHARS: Final = 120
 
-Offset = Annotated[int, Field(ge=0)]
 Limit = Annotated[int, Field(ge=1, le=PAGE_CHARS)]
 
 
@@ -64,7 +63,7 @@ def add_resources(server: MCPServer[Users], users: Callable[[], Users | None]) -
 
     async def sessions() -> str:
         serving = users()
-        with _answering():
+        with answering():
             if serving is None:
                 return "{}"
             return (await list_sessions(await serving.broker_of(current_user()))).model_dump_json()
@@ -94,9 +93,10 @@ def add_resources(server: MCPServer[Users], users: Callable[[], Users | None]) -
         OUTPUT,
         name="output",
         title="An output of a cell",
-        description="stdout, stderr, result or traceback of a cell, by pages.",
+        description="stdout, stderr, result, traceback or html (HTML and SVG as sent) of a cell, by pages.",
         mime_type="text/plain",
     )(output_text)
+    add_displays(server)
 
     @server.completion()  # type: ignore[no-untyped-call, untyped-decorator]
     async def complete(
@@ -114,17 +114,19 @@ def add_resources(server: MCPServer[Users], users: Callable[[], Users | None]) -
 
 async def cells(ctx: Context[Users], session: str) -> str:
     """The newest cells of a session, as JSON."""
-    with _answering():
+    with answering():
         listed = await (await broker_of(ctx)).directory.list_cells(session, most=MOST_CELLS)
     return json.dumps({"session": session, "cells": [_cell_view(session, cell) for cell in listed]})
 
 
 async def cell_text(ctx: Context[Users], session: str, cell: int) -> str:
     """A cell's code and all its streams."""
-    read = await _read(ctx, session, cell)
-    whole = "\n".join([status_line(session, read), *read.notices, read.code, "", all_text(read)])
-    more = f"{_uri(session, cell)}/stdout, /stderr, /result and /traceback"
-    return _page(whole, 0, PAGE_CHARS, more)
+    found = await read(ctx, session, cell)
+    whole = "\n".join(
+        [status_line(session, found), *found.notices, found.code, "", all_text(found)]
+    )
+    more = f"{cell_uri(session, cell)}/stdout, /stderr, /result and /traceback"
+    return page(whole, 0, PAGE_CHARS, more)
 
 
 async def output_text(
@@ -136,52 +138,15 @@ async def output_text(
     limit: Limit = PAGE_CHARS,
 ) -> str:
     """A page of one stream of a cell."""
-    text = stream_text(await _read(ctx, session, cell), stream)
-    more = f"{_uri(session, cell)}/{stream}?offset={offset + limit}"
-    return _page(text, offset, limit, more)
-
-
-async def _read(ctx: Context[Users], session: str, number: int) -> Cell:
-    with _answering():
-        return await (await broker_of(ctx)).read_cell(session, number)
-
-
-@contextmanager
-def _answering() -> Iterator[None]:
-    """What `failures.answering` is for tools: a broker's error leaves as a resource's."""
-    try:
-        yield
-    except (SessionNotFoundError, CellNotFoundError) as error:
-        raise ResourceNotFoundError(sentence(error)) from error
-    except BrokerError as error:
-        raise ResourceError(sentence(error)) from error
-
-
-def _page(text: str, offset: int, limit: int, more: str) -> str:
-    end = offset + limit
-    left = f"\n… {len(text) - end} characters left out; {more} has more …\n"
-    return clean(text[offset:end]) + (left if end < len(text) else "")
-
-
-def _uri(session: str, cell: int) -> str:
-    return f"{SESSIONS}/{quote(session, safe='')}/cells/{cell}"
-
-
-def session_uris(session: str) -> list[str]:
-    """The addresses of what changes whenever something happens in a session."""
-    return [f"{SESSIONS}/{quote(session, safe='')}/cells"]
-
-
-def cell_uris(session: str, cell: int) -> list[str]:
-    """The addresses of a cell and of its streams."""
-    uri = _uri(session, cell)
-    return [uri, *(f"{uri}/{stream}" for stream in get_args(Stream))]
+    text = stream_text(await read(ctx, session, cell), stream)
+    more = f"{cell_uri(session, cell)}/{stream}?offset={offset + limit}"
+    return page(text, offset, limit, more)
 
 
 def _cell_view(session: str, cell: Cell) -> dict[str, object]:
     return {
         "number": cell.number,
-        "uri": _uri(session, cell.number),
+        "uri": cell_uri(session, cell.number),
         "status": cell.word,
         "author": cell.author,
         "seconds": None if cell.started_at is None else round(cell.elapsed_s, 3),

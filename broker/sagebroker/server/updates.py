@@ -15,7 +15,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_REQUEST, EmptyResult, SubscribeRequestParams, UnsubscribeRequestParams
 
 from sagebroker.server.callers import current_user
-from sagebroker.server.resources import SESSIONS, cell_uris, session_uris
+from sagebroker.server.uris import SESSIONS, cell_uris, session_uris
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
