@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ipykernel.kernelapp import IPKernelApp
 from traitlets.config import Config
 
-from . import checkpoint, interrupts, journal, pictures, reviving
+from . import checkpoint, interrupts, journal, pictures, reviving, verifying
 from .restore import restore
 from .streams import BoundedOutStream, StreamLimits
 
@@ -61,6 +61,8 @@ def run(config: KeeperConfig, generation: int) -> None:
         if config.journal_file:
             journal.install(app, config.journal_file)
         reviving.bind(app.shell.user_ns)
+        if "sage.all" in sys.modules:
+            verifying.install()
         if config.checkpoint is not None:
             _make_lasting(app.kernel, config.checkpoint, generation)
     except BaseException:
