@@ -34,6 +34,7 @@ PROMPTS = {
     "solve_and_check": "problem",
     "explore_object": "thing",
     "prove_claim": "claim",
+    "verify": "claim",
 }
 
 

@@ -22,7 +22,8 @@ persist from cell to cell, as in a notebook. The last expression's value is the 
 anywhere; plots come back as images.
 
 The language is Sage: ^ is power, 2/3 is exact, R.<x,y> = QQ[] makes a ring, x is a symbolic variable, \
-others need var('y'). `factor?` shows help. All of Python with numpy, scipy, sympy, matplotlib is there. \
+others need var('y'). `factor?` shows help. verify("sqrt(x^2) == abs(x)", x=RR) says whether a claim is \
+proved, refuted, supported or undecided, and how. All of Python with numpy, scipy, sympy, matplotlib is there. \
 There is no network: nothing can be downloaded or installed. Files live in the working directory /files.
 
 Long computations: after wait_s seconds sage_run answers "running" with the cell's number, and the cell \

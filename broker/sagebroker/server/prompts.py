@@ -33,6 +33,11 @@ def add_prompts(server: MCPServer[Users]) -> None:
         title="Test or prove a claim",
         description="Look for a counterexample, then for a proof, and say which it is.",
     )(prove_claim)
+    server.prompt(
+        "verify",
+        title="Verify a claim",
+        description="Have the session's own verify() check a formula, and read its verdict honestly.",
+    )(verify)
 
 
 def solve_and_check(
@@ -91,3 +96,30 @@ statement, check every case; for an inequality use interval or ball arithmetic (
 4. End with one word of these and its reason: refuted (with the counterexample), proved (by which exact \
 computation or argument), supported (tested on which cases, not proved), undecided. Numerical agreement and tested \
 cases are never a proof."""
+
+
+def verify(
+    claim: Annotated[str, Field(description="The claim: a formula, or what can be written as one")],
+    session: Session = DEFAULT_SESSION,
+) -> str:
+    """Check by the kernel's helper."""
+    return f"""\
+Check this claim with the function verify() that every Sage session has, in session {session!r}:
+
+{claim}
+
+1. Write it as one Sage expression with == for equality, and say where each variable lives: RR, CC, ZZ, NN, \
+(low, high), RealSet(0, oo), a list such as [1..100], GF(7). What is left open is complex, in inequalities real. If the \
+claim can be read in several ways, name the one you take. Objects that it is about are made in the session first.
+2. Call it by sage_run, for example verify("sqrt(x^2) == abs(x)", x=RR), or for a predicate \
+verify(lambda n: is_prime(n^2 + n + 41), n=[0..39]). A string is better than a relation: Sage simplifies a relation \
+before verify sees it. Use exact numbers: 1/10, not 0.1.
+3. Read the verdict with its method and details, and report it as it is:
+   proved: by exact arithmetic or rigorous enclosures, for the domain shown, where both sides are defined;
+   refuted: put the counterexample into the claim yourself, and show both sides;
+   supported: it holds at the points tried, no more; never call it proved;
+   undecided: nothing is known, which is no sign that it is false.
+4. Unless it is proved or refuted, try other means: a smaller domain or a stronger assumption, a larger \
+time_limit_s, steps that are verified one by one, a substitution that makes it polynomial, an ideal membership or \
+a Groebner basis, a search for a counterexample of your own. Say which steps are proved and which are not.
+5. End with the verdict, the exact claim with its domain, the method, and the numbers of the cells."""
