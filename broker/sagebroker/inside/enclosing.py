@@ -244,8 +244,11 @@ def agree_at(left: Any, right: Any, values: dict[str, Any]) -> bool:
 def agree(one: Any, other: Any) -> bool:
     """Whether two balls overlap, and are small."""
     difference = one - other
-    size = max(1, one.abs().upper())
-    return bool(difference.contains_zero() and difference.rad() < size * 2.0**-AGREEMENT_BITS)
+    try:
+        size = max(1, one.abs().upper())
+        return bool(difference.contains_zero() and difference.rad() < size * 2.0**-AGREEMENT_BITS)
+    except RuntimeError:  # beyond the exponents that Sage can turn into a number
+        return False
 
 
 def compare_balls(one: Any, other: Any, relation: str) -> bool | None:

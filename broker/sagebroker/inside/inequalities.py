@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from .domains import INTEGER
 from .enclosing import UnknownError, holds_at
-from .rational import RationalReader, TooComplicatedError
 from .relations import settle_symbolic
+from .roots import fraction_of, holds_of_integers, one_variable, wrong_point
 from .signs import Signs, narrowed
 from .verdict import PROVED
 
@@ -26,9 +26,6 @@ DEPTH_LIMIT = 4
 """How often a derivative is taken."""
 
 SOME_POINTS = 5
-
-BETWEEN_LIMIT = 100_000
-"""Integers between the real roots that are looked at."""
 
 PARTS_LIMIT = 3000
 """Into how many parts an interval is cut."""
@@ -42,12 +39,15 @@ def proves(expression: Any, domains: dict[str, Domain], *, strict: bool) -> str:
         domains: Of all its variables, by name.
         strict: Whether it must not be zero either.
     """
+    if not expression.variables():
+        found = settle_symbolic(expression, expression.parent().zero(), ">" if strict else ">=")
+        return found.method if found.verdict == PROVED else ""
     wanted = ("+",) if strict else ("+", "0+")
     if Signs(domains).sign(expression) in wanted:
         return "rules of signs and interval arithmetic"
-    found = _by_polynomials(*_without_roots(expression, domains), strict=strict)
-    if found:
-        return found
+    by_polynomials = _by_polynomials(*_without_roots(expression, domains), strict=strict)
+    if by_polynomials:
+        return by_polynomials
     names = [str(one) for one in expression.variables()]
     if len(names) != 1:
         return _by_parts(expression, domains, strict=strict)
@@ -57,31 +57,14 @@ def proves(expression: Any, domains: dict[str, Domain], *, strict: bool) -> str:
     return _by_parts(expression, domains, strict=strict)
 
 
-def _fraction(expression: Any) -> Any:
-    """A rational function over QQ of the expression's variables; None if it is none."""
-    from sage.all import QQ, PolynomialRing
-
-    variables = expression.variables()
-    if not variables:
-        return None
-    ring = PolynomialRing(QQ, [str(one) for one in variables])
-    try:
-        reader = RationalReader(
-            ring.fraction_field(), dict(zip(variables, ring.gens(), strict=True))
-        )
-        return reader.of(expression)
-    except (TypeError, ValueError, KeyError, ZeroDivisionError, TooComplicatedError):
-        return None
-
-
 def _by_polynomials(expression: Any, domains: dict[str, Domain], *, strict: bool) -> str:
-    value = _fraction(expression)
+    value = fraction_of(expression)
     if value is None:
         return ""
     numerator, denominator = value.numerator(), value.denominator()
     if numerator.parent().ngens() == 1:
         domain = domains[str(numerator.parent().gen())]
-        if domain.kind == INTEGER and _holds_of_integers(
+        if domain.kind == INTEGER and holds_of_integers(
             numerator, denominator, domain, strict=strict
         ):
             return "all integers between the exact real roots"
@@ -104,80 +87,6 @@ def _by_polynomials(expression: Any, domains: dict[str, Domain], *, strict: bool
     return "signs of the exact factors" if is_positive and (is_strict or not strict) else ""
 
 
-def counterpoint(expression: Any, domain: Domain, *, strict: bool) -> Any:
-    """An exact point at which a rational function of one real variable is negative (or zero, if strict)."""
-    value = _fraction(expression)
-    if value is None or value.parent().ngens() != 1:
-        return None
-    return wrong_point(value.numerator(), value.denominator(), domain, strict=strict)
-
-
-def wrong_point(numerator: Any, denominator: Any, domain: Domain, *, strict: bool) -> Any:
-    """An exact real number at which a quotient is negative (or zero, if strict); None if there is none.
-
-    Args:
-        numerator: Polynomial in one variable over QQ.
-        denominator: Such a one.
-        domain: Of the variable.
-        strict: Whether zero is wrong, too.
-    """
-    from sage.all import AA, QQ
-
-    ring = QQ["t"]
-    above, below = (ring(_one_variable(one).list()) for one in (numerator, denominator))
-    roots = sorted({*((above * below).roots(AA, multiplicities=False) if above * below else [])})
-    inside = [root for root in roots if domain.may_contain(root)]
-    edges = [
-        end for end in (domain.low, domain.high) if end is not None and domain.may_contain(end)
-    ]
-    marks = sorted({*inside, *(AA(end) for end in (domain.low, domain.high) if end is not None)})
-    tests = [(a + b) / 2 for a, b in itertools.pairwise(marks)]
-    if domain.low is None:
-        tests.append(marks[0] - 1 if marks else AA(0))
-    if domain.high is None:
-        tests.append(marks[-1] + 1 if marks else AA(0))
-    tests += [AA(end) for end in edges]
-    for point in tests:
-        if below(point) != 0 and above(point) * below(point) < 0:
-            return point
-    if strict:
-        for point in [*inside, *tests]:
-            if above(point) == 0 and below(point) != 0:
-                return point
-    return None
-
-
-def _holds_of_integers(numerator: Any, denominator: Any, domain: Domain, *, strict: bool) -> bool:
-    """Whether a quotient has the sign at all integers of a domain: beyond its roots it does not change."""
-    from sage.all import AA, QQ, ZZ, ceil, floor
-
-    above, below = (QQ["t"](_one_variable(one).list()) for one in (numerator, denominator))
-    if not above:
-        return not strict
-    roots = (above * below).roots(AA, multiplicities=False) or [AA(0)]
-    first, last = ZZ(floor(min(roots))) - 1, ZZ(ceil(max(roots))) + 1
-    # A domain that lies beyond the roots altogether: its ends stand for it.
-    ends = [
-        ZZ(floor(end)) + step
-        for end in (domain.low, domain.high)
-        if end is not None
-        for step in (-1, 0, 1)
-    ]
-    if last - first > BETWEEN_LIMIT:
-        return False
-    for value in (*range(first, last + 1), *ends):
-        if domain.may_contain(value) and below(value) != 0:
-            sign = above(value) * below(value)
-            if sign < 0 or (strict and sign == 0):
-                return False
-    return True
-
-
-def _one_variable(polynomial: Any) -> Any:
-    is_general = hasattr(polynomial, "univariate_polynomial")
-    return polynomial.univariate_polynomial() if is_general else polynomial
-
-
 def _sign_of(polynomial: Any, domains: dict[str, Domain]) -> str:
     """The sign of a polynomial in several variables."""
     from sage.all import SR
@@ -195,7 +104,7 @@ def _sign_of(polynomial: Any, domains: dict[str, Domain]) -> str:
 
 
 def _sign_on_line(polynomial: Any, domain: Domain) -> str:
-    alone = _one_variable(polynomial)
+    alone = one_variable(polynomial)
     for strict in (True, False):
         for sign, one in (("+", alone), ("-", -alone)):
             if wrong_point(one, one.parent().one(), domain, strict=strict) is None:
@@ -381,10 +290,11 @@ def _sides_of(point: Any, domain: Domain) -> list[tuple[int, Domain]]:
 
 def _telling_points(domain: Domain) -> list[Any]:
     """Exact points of a closed domain where a function may be least."""
-    from sage.all import AA
+    from sage.all import QQ
 
     ends = [end for end in (domain.low, domain.high) if end is not None]
-    inner = [AA(one) for one in (0, 1, -1)]
+    ends = [QQ(end) if end in QQ else end for end in ends]
+    inner = [QQ(one) for one in (0, 1, -1)]
     return [*ends, *(one for one in inner if domain.may_contain(one) and one not in ends)]
 
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from .domains import COMPLEX, REAL, Domain, assumed, domain_of
 from .enclosing import UnknownError, holds_at
-from .inequalities import counterpoint, proves
+from .inequalities import proves
 from .normalform import vanishes
 from .relations import relation_of, settle
+from .roots import counterpoint
 from .searching import Search, at_point, check_cases, check_points
 from .signs import Signs
 from .verdict import PROVED, REFUTED, SUPPORTED, Verdict
