@@ -17,7 +17,8 @@ from sagebroker.errors import (
     WireError,
 )
 from sagebroker.server import limits
-from sagebroker.server.failures import answering, explain_arguments
+from sagebroker.server.argument_check import explain
+from sagebroker.server.failures import answering
 
 
 def test_an_unknown_session_is_told_with_the_known_ones() -> None:
@@ -34,7 +35,7 @@ def test_an_engine_that_does_not_answer_is_told_with_its_hint() -> None:
 
 
 def test_a_full_broker_says_when_to_try_again() -> None:
-    with pytest.raises(ToolError, match="after 30 s"), answering("sage_open"):
+    with pytest.raises(ToolError, match="retry_after: 30 s"), answering("sage_open"):
         raise TooManySessionsError("8 sessions are open.", retry_after_s=30.0)
 
 
@@ -83,8 +84,14 @@ def test_wrong_arguments_are_told_without_jargon() -> None:
 
     with pytest.raises(ValidationError) as caught:
         Arguments.model_validate({"wait_s": "soon"})
-    text = explain_arguments("sage_run", caught.value)
-    assert text.startswith("The arguments of sage_run do not fit: code is missing; wait_s: ")
+    text = explain(
+        "sage_run",
+        {"properties": {"code": {"type": "string"}, "wait_s": {"type": "number", "default": 45}}},
+        caught.value,
+    )
+    assert text.startswith(
+        "The arguments of sage_run do not fit: code is missing; wait_s must be a number, for instance 45. Nothing was done."
+    )
     assert "pydantic" not in text
 
 

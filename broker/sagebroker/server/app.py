@@ -23,9 +23,10 @@ from sagebroker import __version__
 from sagebroker.broker import Broker
 from sagebroker.errors import BrokerError
 from sagebroker.server import product
+from sagebroker.server.argument_check import check_names, explain, unknown_tool
 from sagebroker.server.callers import current_user, missing_scope
 from sagebroker.server.cell_tools import TIME_LIMIT_S, add_cell_tools
-from sagebroker.server.failures import explain_arguments, sentence
+from sagebroker.server.failures import sentence
 from sagebroker.server.file_tools import add_file_tools
 from sagebroker.server.inspect_tools import add_inspect_tools
 from sagebroker.server.prompts import add_prompts
@@ -66,7 +67,12 @@ class SageServer(MCPServer[Users]):
     async def _call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[Users, Any] | None
     ) -> CallToolResult | InputRequiredResult:
+        tool = self._tool_manager.get_tool(name)
+        if tool is None:
+            known = [one.name for one in self._tool_manager.list_tools()]
+            raise ToolError(unknown_tool(name, known))
         self._admit(name)
+        check_names(name, tool.parameters, arguments)
         try:
             return await super().call_tool(name, arguments, context)
         except UnexpectedToolError:
@@ -74,7 +80,7 @@ class SageServer(MCPServer[Users]):
         except ToolError as error:
             cause = error.__cause__
             if isinstance(cause, ValidationError):
-                raise ToolError(explain_arguments(name, cause)) from cause
+                raise ToolError(explain(name, tool.parameters, cause)) from cause
             if isinstance(cause, ToolError):
                 raise cause from cause.__cause__
             raise

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 
 from mcp import MCPError
 from mcp.server.mcpserver.exceptions import ToolError
-from pydantic import ValidationError
 
 from sagebroker.errors import (
     BrokerError,
@@ -82,16 +81,6 @@ def answering(tool: str) -> Iterator[None]:
             "The broker failed in a way it did not foresee; its log has the details. "
             "sage_sessions() shows which sessions still work."
         ) from error
-
-
-def explain_arguments(tool: str, error: ValidationError) -> str:
-    """Arguments that do not fit the schema, told without the validator's jargon."""
-    complaints = []
-    for entry in error.errors(include_url=False, include_context=False, include_input=False):
-        where = ".".join(str(part) for part in entry["loc"]) or "the arguments"
-        missing = entry["type"] == "missing"
-        complaints.append(f"{where} is missing" if missing else f"{where}: {entry['msg']}")
-    return f"The arguments of {tool} do not fit: {'; '.join(complaints)}."
 
 
 def _tool_error(tool: str, error: BrokerError) -> ToolError:

@@ -79,7 +79,7 @@ def code_text(code: str) -> str:
 def check_start(offset: int) -> None:
     """Raise `ToolError` for an offset that no page begins at."""
     if offset < 0:
-        raise ToolError("offset must be 0 or more.")
+        raise ToolError("offset must be 0 or more, for instance offset=0.")
 
 
 def check_within(offset: int, total: int, there_is: str) -> None:
@@ -91,7 +91,9 @@ def check_within(offset: int, total: int, there_is: str) -> None:
         there_is: That in words, as a clause.
     """
     if offset >= total:
-        raise ToolError(f"offset {offset} is behind the end: {there_is}.")
+        raise ToolError(
+            f"offset {offset} is behind the end: {there_is}. offset=0 is the beginning."
+        )
 
 
 def name_text(name: str) -> str:

@@ -260,13 +260,13 @@ def parts_of(path: str) -> tuple[str, ...]:
         if names[:1] != [MOUNT[1:]]:
             raise FileRefusedError(
                 f"{quoted(path)} is outside of the session's folder.",
-                hint=f"Use a path relative to {MOUNT}, for instance data/points.csv.",
+                hint=f'Use a path relative to {MOUNT}; sage_files(action="list") shows what is there.',
             )
         del names[0]
     if ".." in names:
         raise FileRefusedError(
             f"{quoted(path)} has '..' in it, which paths here may not have.",
-            hint=f"Use a path relative to {MOUNT}, for instance data/points.csv.",
+            hint=f'Use a path relative to {MOUNT}; sage_files(action="list") shows what is there.',
         )
     try:
         sizes = [len(name.encode()) for name in names]

@@ -21,6 +21,7 @@ from sagebroker.kernel.checkpoints import (
     variables_expression,
 )
 from sagebroker.model import SessionState
+from sagebroker.session.names import like
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,7 +86,8 @@ def check_label(label: str) -> None:
     if label and not is_label(label):
         raise CheckpointLabelError(
             f"{label[:60]!r} cannot be a checkpoint's label.",
-            hint="Use 1 to 40 letters, digits, '_', '.' or '-', beginning with a letter or digit.",
+            hint="Use 1 to 40 letters, digits, '_', '.' or '-', beginning with a letter or digit, for instance "
+            f'label="{like(label)}".',
         )
 
 

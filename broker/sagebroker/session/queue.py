@@ -153,8 +153,12 @@ def new_fold(limits: SessionConfig) -> OutputFold:
 
 def cell_not_found(session: str, number: int, known: Sequence[int]) -> CellNotFoundError:
     """The error for a cell that a session does not have; ``known`` are the numbers of those it has."""
-    told = f"cells {known[0]} to {known[-1]} are known" if known else "it has none yet"
+    if not known:
+        return CellNotFoundError(
+            f"Session {session!r} has no cell {number}; it has none yet.",
+            hint=f'sage_run(code="…", session="{session}") runs its first.',
+        )
     return CellNotFoundError(
-        f"Session {session!r} has no cell {number}; {told}.",
+        f"Session {session!r} has no cell {number}; cells {known[0]} to {known[-1]} are known.",
         hint="Use a number that an earlier answer gave.",
     )

@@ -1,0 +1,140 @@
+"""The calls of an hour, in the shapes that agents make them in; ``…`` in a remark says what is wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Call = tuple[str, dict[str, Any]]
+
+
+def run(code: str, **more: Any) -> Call:
+    return "sage_run", {"code": code, **more}
+
+
+FIRST_STEPS: list[Call] = [
+    ("sage_sessions", {}),
+    run("keep_me = 2^89 - 1"),
+    run("is_prime(keep_me)"),
+    run("factor(2^64 + 1)"),
+    run("K.<a> = NumberField(x^3 - 2)\nK.class_number()"),
+    run("E = EllipticCurve('37a'); E.rank()"),
+    run("plot(sin, (0, 6))"),
+    run("matrix(QQ, 2, [1, 2, 3, 4]).inverse()"),
+    run("%time sum(k^2 for k in range(1000))"),
+    run("integrate(x^2*exp(x), x)"),
+    ("sage_variables", {}),
+    ("sage_inspect", {"name": "factor"}),
+    ("sage_inspect", {"name": "elliptic curve rank", "detail": "search"}),
+    ("sage_files", {"action": "write", "path": "notes.txt", "content": "first line\n"}),
+    ("sage_files", {"action": "read", "path": "notes.txt"}),
+    ("sage_files", {"action": "list"}),
+    ("sage_checkpoint", {"label": "start"}),
+    ("sage_checkpoint", {}),
+    ("sage_open", {"name": "side"}),
+    run("side = 5; side^2", session="side"),
+]
+
+WRONG_ARGUMENTS: list[Call] = [
+    run("1 + 1", wait_s="45s"),
+    run("1 + 1", wait_s=-1),
+    run("1 + 1", time_limit_s=0),
+    run("1 + 1", time_limit_s="none"),
+    run("1 + 1", max_chars=5),
+    run("1 + 1", timeout=5),
+    run("1 + 1", session_id="default"),
+    run("1 + 1", max_output_chars=500),
+    run("1 + 1", kernel="sage"),
+    run(""),
+    run("   \n"),
+    ("sage_run", {}),
+    ("sage_run", {"command": "1 + 1"}),
+    ("sage_run", {"code": None}),
+    ("sage_run", {"code": 5}),
+    ("sage_run", {"code": ["1 + 1"]}),
+    ("sage_execute", {"code": "1 + 1"}),
+    ("run_sage", {"code": "1 + 1"}),
+    ("sage_session", {}),
+    ("sage_output", {"session": "default"}),
+    ("sage_output", {"session": "default", "cell": "last"}),
+    ("sage_output", {"session": "default", "cell": 2, "stream": "all_of_it"}),
+    ("sage_output", {"session": "default", "cell": 2, "offset": -5}),
+    ("sage_output", {"session": "default", "cell": 2, "limit": 1}),
+    ("sage_output", {"session": "default", "cell": 2, "offset": 10**6}),
+    ("sage_output", {"session": "default", "cell": 99_999}),
+    ("sage_wait", {"session": "default", "cell": 99_999}),
+    ("sage_wait", {"session": "default", "cell": 0}),
+    ("sage_wait", {"cell": 2}),
+    ("sage_wait", {"session": "default", "cell": 2, "answer": "nobody asked"}),
+    ("sage_files", {"action": "remove", "path": "notes.txt"}),
+    ("sage_files", {"action": "read", "path": "absent.txt"}),
+    ("sage_files", {"action": "read", "path": "../../etc/passwd"}),
+    ("sage_files", {"action": "read", "path": "/etc/passwd"}),
+    ("sage_files", {"action": "read", "filename": "notes.txt"}),
+    ("sage_files", {"action": "write", "path": "b", "content": "%%%", "encoding": "base64"}),
+    ("sage_files", {"action": "delete", "path": "absent.txt"}),
+    ("sage_inspect", {"name": "facotr"}),
+    ("sage_inspect", {"name": ""}),
+    ("sage_inspect", {"symbol": "factor"}),
+    ("sage_checkpoint", {"action": "restore"}),
+    ("sage_checkpoint", {"label": "no spaces, please!"}),
+    ("sage_checkpoint", {"action": "list"}),
+    ("sage_restart", {"session": "side", "restore": "never-made"}),
+    ("sage_restart", {"session": "side", "restore": 4711}),
+    ("sage_open", {"name": "no spaces"}),
+    ("sage_open", {"name": ""}),
+    ("sage_open", {"name": "x" * 80}),
+    ("sage_open", {"session": "more"}),
+]
+
+FORGOTTEN: list[Call] = [
+    run("1 + 1", session="never-opened"),
+    run("1 + 1", session="Default"),
+    ("sage_variables", {"session": "gone"}),
+    ("sage_interrupt", {"session": "gone"}),
+    ("sage_close", {"session": "gone"}),
+    ("sage_restart", {"session": "gone"}),
+    ("sage_output", {"session": "gone", "cell": 1}),
+    ("sage_files", {"action": "list", "session": "gone"}),
+    ("sage_inspect", {"name": "factor", "session": "gone"}),
+    ("sage_checkpoint", {"session": "gone"}),
+]
+
+CODE_THAT_FAILS: list[Call] = [
+    run("z^2 + 1"),
+    run("solve(y == 2, y)"),
+    run("```python\nprint(1)\n```"),
+    run("print 'hello'"),
+    run("1/0"),
+    run("import antigravity_of_tomorrow"),
+    run("!pip install requests"),
+    run("import urllib.request; urllib.request.urlopen('http://example.com', timeout=3)"),
+    run("open('absent.csv')"),
+    run("matrix([[1, 2], [3]])"),
+    run("def f(n): return f(n + 1)\nf(0)"),
+    run("factor('12')"),
+    run("QQ['x'](1)/0"),
+    run("for i in range(3) print(i)"),
+    run("raise KeyboardInterrupt"),
+    run("exit()"),
+    run("quit"),
+]
+
+HEAVY: list[Call] = [
+    run("for k in range(50000): print('x'*99)"),
+    run("print('é' * 10^6)"),
+    run("factorial(200000)"),
+    run("list(range(10^5))"),
+    run("import matplotlib.pyplot as plt; plt.plot([1, 2, 3]); plt.show()"),
+    run("show(plot(sin)); show(plot(cos)); show(plot(tan, (-1, 1)))"),
+    run("sphere()"),
+    run("graphs.PetersenGraph()"),
+    run("import threading, time\nt = threading.Timer(0.2, lambda: print('late')); t.start()"),
+    run("while True: pass", time_limit_s=2),
+    run("factor((2^300).next_prime()*(2^305).next_prime())", time_limit_s=2),
+    run("import time; time.sleep(int(4)); 'slept'", wait_s=1),
+    run("int(input('How many? ')) * 2"),
+    run("import getpass; len(getpass.getpass())"),
+    run("L = []\nwhile True: L.append(b'1' * int(2*10^7))", session="side"),
+    run("import os; os._exit(int(3))", session="side"),
+    run("import os; os.kill(os.getpid(), int(9))", session="side"),
+]
