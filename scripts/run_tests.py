@@ -35,7 +35,9 @@ FOLDERS = (
     "chaos",
 )
 """Cheap ones first; folders that are not named here come after them."""
-WITHOUT_CONTAINERS = frozenset({"check", "structure", "unit", "kernels", "integration"})
+WITHOUT_CONTAINERS = frozenset(
+    {"check", "structure", "unit", "kernels", "integration", "conformance"}
+)
 NO_TESTS_COLLECTED = 5
 SUMMARY = re.compile(r"^=+ .*\bin [\d.]+s.* =+$")
 COUNT = re.compile(r"(\d+) (passed|failed|errors?|skipped|xfailed|xpassed)")

@@ -11,16 +11,17 @@ import anyio
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-TOOLS = ROOT / ".node" / "node_modules"
+LOCK = Path(__file__).with_name("package-lock.json")
+INSTALLED = ROOT / ".node" / "installed.json"
+TOOLS = ROOT / ".node" / "node_modules" / ".bin"
 NEEDED_MAJOR = 22
 LIMIT_S = 240.0
 """Bounds a run that hangs: a whole requirement set takes 15 s."""
 
 
 def find_node() -> str:
-    """Node 22 or newer; skips where there is none, or not the tools."""
-    candidates = [TOOLS / "node" / "bin" / "node", shutil.which("node")]
-    for node in candidates:
+    """Node 22 or newer; skips where there is none, or not the tools in the versions of the lock file."""
+    for node in (str(TOOLS / "node"), shutil.which("node")):
         if node is None or not Path(node).exists():
             continue
         told = subprocess.run([node, "--version"], capture_output=True, text=True, check=False)
@@ -28,8 +29,10 @@ def find_node() -> str:
             break
     else:
         pytest.skip("Node 22 is not there; 'make conformance' gets it")
-    if not (TOOLS / "@modelcontextprotocol").is_dir():
+    if not INSTALLED.exists():
         pytest.skip("the conformance suite is not there; 'make conformance' gets it")
+    if INSTALLED.read_bytes() != LOCK.read_bytes():
+        pytest.skip("the conformance suite is of another version; 'make conformance' renews it")
     return str(node)
 
 
@@ -44,7 +47,7 @@ class Node:
         """Exit code, stdout and stderr of a tool."""
         # The Inspector starts a server itself, and finds Node by the path.
         path = f"{Path(self._node).parent}:{os.environ['PATH']}"
-        command = [self._node, str(TOOLS / ".bin" / tool), *arguments]
+        command = [self._node, str(TOOLS / tool), *arguments]
         env = {**os.environ, "PATH": path, "NO_COLOR": "1", "HOME": str(self._folder)}
         with anyio.fail_after(LIMIT_S):
             done = await anyio.run_process(command, check=False, cwd=self._folder, env=env)

@@ -169,6 +169,20 @@ def add_working_tools(server: SageServer) -> None:
         return "Tool with logging executed successfully"
 
 
+def add_changes(server: SageServer) -> None:
+    @server.tool(structured_output=False)
+    async def test_trigger_tool_change(ctx: Context[Any]) -> str:
+        """Tell that the tools have changed."""
+        await ctx.notify_tools_changed()
+        return "told"
+
+    @server.tool(structured_output=False)
+    async def test_trigger_prompt_change(ctx: Context[Any]) -> str:
+        """Tell that the prompts have changed."""
+        await ctx.notify_prompts_changed()
+        return "told"
+
+
 def add_questions(server: SageServer) -> None:
     @server.tool(structured_output=False)
     async def test_sampling(prompt: str, ctx: Context[Any]) -> str:
@@ -296,6 +310,7 @@ def make_fixture_server(*arguments: Any, **named: Any) -> SageServer:
     server = make_server(*arguments, **named)
     add_tools(server)
     add_working_tools(server)
+    add_changes(server)
     add_questions(server)
     add_questions_first(server)
     add_resources(server)

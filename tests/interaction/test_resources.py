@@ -136,3 +136,18 @@ async def test_a_prompt_names_its_session_and_what_it_is_about(
         PromptReference(name=name), {"name": "session", "value": "c"}
     )
     assert found.completion.values == ["curves"]
+
+
+@pytest.mark.parametrize(
+    ("name", "cause"),
+    [("nope", "Unknown prompt: nope"), ("prove_claim", "Missing required arguments: {'claim'}")],
+)
+async def test_a_prompt_that_cannot_be_filled_is_the_callers_error_and_says_what_to_do(
+    client: Client, name: str, cause: str
+) -> None:
+    with pytest.raises(MCPError) as caught:
+        await client.get_prompt(name)
+    assert caught.value.error.code == INVALID_PARAMS
+    assert caught.value.error.message == (
+        f"{cause}. prompts/list tells the prompts and their arguments."
+    )

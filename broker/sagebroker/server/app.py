@@ -16,7 +16,8 @@ from mcp.server.auth.settings import AuthSettings
 from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ResourceError, ToolError, UnexpectedToolError
-from mcp_types import CallToolResult, InputRequiredResult
+from mcp.shared.exceptions import MCPError
+from mcp_types import INVALID_PARAMS, CallToolResult, GetPromptResult, InputRequiredResult
 from pydantic import AnyUrl, ValidationError
 
 from sagebroker import __version__
@@ -94,6 +95,19 @@ class SageServer(MCPServer[Users]):
         except BrokerError as error:
             raise ResourceError(sentence(error)) from error
         return await super().read_resource(uri, context)
+
+    async def get_prompt(
+        self,
+        name: str,
+        arguments: dict[str, Any] | None = None,
+        context: Context[Users, Any] | None = None,
+    ) -> GetPromptResult | InputRequiredResult:
+        """Fill a prompt; the SDK takes a wrong name or a missing argument for a fault of the server."""
+        try:
+            return await super().get_prompt(name, arguments, context)
+        except ValueError as error:
+            words = f"{error}. prompts/list tells the prompts and their arguments."
+            raise MCPError(INVALID_PARAMS, words) from error
 
     def drop_titles(self) -> None:
         """Take the titles out of the tools' schemas: pydantic makes them of the names, at 1 kB in all."""
