@@ -131,7 +131,7 @@ async def test_every_answer_alone_says_how_to_go_on_and_that_works(
             await agent.call("sage_close", {"session": view["name"]})
         print(f"{agent.calls} calls, {agent.errors} not as wished, {agent.recovered} recovered")
         assert agent.calls >= 200
-        assert agent.recovered == agent.errors > 90
+        assert agent.recovered == agent.errors > 70
 
 
 async def _flood(agent: Agent) -> None:

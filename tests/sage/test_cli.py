@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import docker
+import httpx2
 import pytest
 
 from sagebroker.container.spec import LABEL_ROLE
@@ -263,3 +264,38 @@ def test_output_that_goes_to_a_closed_pipe_ends_the_command_without_a_word(
     )
     assert (done.returncode, done.stdout, done.stderr) == (1, "0\n1\n", "")
     assert printed_json(sagebroker("sessions", "list", "--json")) == []
+
+
+def test_sessions_of_a_running_server_are_opened_stopped_and_closed_through_it(
+    sagebroker: Command, environment: dict[str, str]
+) -> None:
+    command = [sys.executable, "-m", "sagebroker", "serve", "--port", "0", "--json"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            told = ""
+            while "}" not in told:
+                told += server.stdout.readline()
+            socket = json.loads(told)["http_socket"]
+            opened = printed_json(sagebroker("sessions", "open", "a", "--json"))
+            assert opened == {"name": "a", "created": True, "notices": []}
+            shown = printed_json(sagebroker("sessions", "show", "a", "--json"))
+            assert (shown["state"], shown["process"]) == ("served", server.pid)
+            transport = httpx2.HTTPTransport(uds=socket)
+            with httpx2.Client(transport=transport, timeout=120) as http:
+                cells = "http://localhost/api/sessions/a/cells"
+                body = {"code": "x = 3\nwhile True: pass", "wait_s": 1}
+                assert http.post(cells, json=body).json()["status"] == "running"
+                assert sagebroker("sessions", "interrupt", "a").returncode == 0
+                assert http.get(f"{cells}/1?wait_s=60").json()["status"] == "interrupted"
+                kept = http.post(cells, json={"code": "x", "wait_s": 60}).json()
+                assert kept["outputs"][0]["data"]["text/plain"] == "3"
+                assert sagebroker("sessions", "restart", "a").returncode == 0
+                gone = http.post(cells, json={"code": "x", "wait_s": 60}).json()
+                # In Sage, x is a symbolic variable from the beginning.
+                assert gone["outputs"][0]["data"]["text/plain"] == "x"
+            assert sagebroker("sessions", "close", "a").returncode == 0
+            assert printed_json(sagebroker("sessions", "list", "--json")) == []
+        finally:
+            server.terminate()
+            assert server.wait(60) == 0

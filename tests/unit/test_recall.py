@@ -70,7 +70,17 @@ KEPT: dict[str, st.SearchStrategy[Any]] = {
 }
 """Fields of a cell that are stored as they are, but for times and outputs."""
 
-LOST = {"attempts", "is_stored", "on_change", "_ended", "outputs", "status"}
+LOST = {
+    "asks",
+    "attempts",
+    "is_stored",
+    "on_change",
+    "_ended",
+    "outputs",
+    "questions",
+    "_settled",
+    "status",
+}
 TIMES = {"queued_at", "started_at", "ended_at"}
 
 

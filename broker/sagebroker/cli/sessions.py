@@ -8,10 +8,13 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
+import anyio
+import anyio.to_thread
 import typer
 from rich.table import Table
 
 from sagebroker.cli.console import Json, err, out, print_json, run_async
+from sagebroker.cli.served import ask_server, is_server
 from sagebroker.config import BrokerConfig
 from sagebroker.model import utcnow
 from sagebroker.session.catalogue import Catalogue, CatalogueEntry
@@ -52,7 +55,9 @@ def list_sessions(context: typer.Context, as_json: Json = False) -> None:
 def show(context: typer.Context, name: Name, as_json: Json = False) -> None:
     """One session in full, with what has happened to it."""
 
-    async def act(catalogue: Catalogue) -> tuple[CatalogueEntry, Sequence[EventRow]]:
+    async def act(
+        catalogue: Catalogue, _: BrokerConfig
+    ) -> tuple[CatalogueEntry, Sequence[EventRow]]:
         entry = await catalogue.find(name)
         return entry, await catalogue.events(entry)
 
@@ -76,6 +81,8 @@ def open_session(context: typer.Context, name: Name, as_json: Json = False) -> N
     async def act(config: BrokerConfig) -> dict[str, Any]:
         from sagebroker.broker import Broker
 
+        if served := await ask_server(config, "PUT", f"/sessions/{name}", {"keep": True}):
+            return {key: served[key] for key in ("name", "created", "notices")}
         async with Broker(config) as broker:
             session, created = await broker.open_session(name, keep=True)
             notices = session.take_notices()
@@ -94,9 +101,10 @@ def open_session(context: typer.Context, name: Name, as_json: Json = False) -> N
 def close(context: typer.Context, name: Name, as_json: Json = False) -> None:
     """Remove a session, also one that sleeps, with its variables and files."""
 
-    async def act(catalogue: Catalogue) -> CatalogueEntry:
+    async def act(catalogue: Catalogue, config: BrokerConfig) -> CatalogueEntry:
         entry = await catalogue.find(name)
-        await catalogue.close(entry)
+        if not await _asked(config, entry, "DELETE", ""):
+            await catalogue.close(entry)
         return entry
 
     _report(run_async(_with_catalogue, context.obj, act), "closed", as_json=as_json)
@@ -106,9 +114,10 @@ def close(context: typer.Context, name: Name, as_json: Json = False) -> None:
 def interrupt(context: typer.Context, name: Name, as_json: Json = False) -> None:
     """Send one SIGINT to the kernel, as Ctrl-C does; variables stay."""
 
-    async def act(catalogue: Catalogue) -> CatalogueEntry:
+    async def act(catalogue: Catalogue, config: BrokerConfig) -> CatalogueEntry:
         entry = await catalogue.find(name)
-        await catalogue.interrupt(entry)
+        if not await _asked(config, entry, "POST", "/interrupt"):
+            await catalogue.interrupt(entry)
         return entry
 
     _report(run_async(_with_catalogue, context.obj, act), "interrupted", as_json=as_json)
@@ -118,21 +127,31 @@ def interrupt(context: typer.Context, name: Name, as_json: Json = False) -> None
 def restart(context: typer.Context, name: Name, as_json: Json = False) -> None:
     """Put a new kernel in place of the session's; its variables are gone, its files stay."""
 
-    async def act(catalogue: Catalogue) -> CatalogueEntry:
+    async def act(catalogue: Catalogue, config: BrokerConfig) -> CatalogueEntry:
         entry = await catalogue.find(name)
-        await catalogue.restart(entry)
+        if not await _asked(config, entry, "POST", "/restart"):
+            await catalogue.restart(entry)
         return entry
 
     _report(run_async(_with_catalogue, context.obj, act), "restarted", as_json=as_json)
 
 
-async def _list(catalogue: Catalogue) -> list[CatalogueEntry]:
+async def _list(catalogue: Catalogue, _: BrokerConfig) -> list[CatalogueEntry]:
     return await catalogue.list()
 
 
-async def _with_catalogue(config: BrokerConfig, act: Callable[[Catalogue], Awaitable[Any]]) -> Any:
+async def _asked(config: BrokerConfig, entry: CatalogueEntry, method: str, what: str) -> bool:
+    """Whether the server of this state folder has done it, since it serves the session."""
+    if not await anyio.to_thread.run_sync(is_server, config, entry.owner):
+        return False
+    return await ask_server(config, method, f"/sessions/{entry.row.name}{what}") is not None
+
+
+async def _with_catalogue(
+    config: BrokerConfig, act: Callable[[Catalogue, BrokerConfig], Awaitable[Any]]
+) -> Any:
     async with _catalogue(config) as catalogue:
-        return await act(catalogue)
+        return await act(catalogue, config)
 
 
 @asynccontextmanager

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from sagebroker.config import BrokerConfig
     from sagebroker.users import Users
 
+SERVER_LOCK: Final = "server.lock"
+"""In the state folder: held by its server, with the process's id in it."""
 MAX_LINE_BYTES: Final = 64 * 2**20
 """Longest message; a client that never ends its line has its connection ended."""
 _CHUNK_BYTES: Final = 2**16

@@ -24,7 +24,7 @@ from sagebroker.config import BrokerConfig, ServeConfig
 from sagebroker.container.runtime import ContainerRuntime
 from sagebroker.errors import ConfigError
 from sagebroker.server.auth import BearerVerifier
-from sagebroker.server.door import http_socket, listening, mcp_socket, serve_door
+from sagebroker.server.door import SERVER_LOCK, http_socket, listening, mcp_socket, serve_door
 from sagebroker.server.front import is_loopback
 from sagebroker.server.http_app import MCP_PATH, make_app
 from sagebroker.server.jwts import JwtVerifier
@@ -87,7 +87,7 @@ async def serve(
     with (
         anyio.open_signal_receiver(*ENDING_SIGNALS) as signals,
         ExitStack() as stack,
-        _only_server(config.state_dir / "server.lock"),
+        _only_server(config.state_dir / SERVER_LOCK),
         _tcp(config) as tcp,
         listening(http_socket(config, instance)) as own_http,
         listening(mcp_socket(config, instance)) as own_mcp,
