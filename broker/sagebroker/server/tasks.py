@@ -46,6 +46,8 @@ QUICK_S: Final = 1.0
 """A cell that ends within it is answered directly: most do, and a task costs two calls more."""
 TTL_MS: Final = 86_400_000
 """How long a task is to be found at least: a day, if its session is not closed."""
+MAX_DIGITS: Final = 15
+"""Of a cell's number: more are no cell's, and no number that the store holds."""
 POLL_INTERVAL_MS: Final = 1000
 CANCELLED: Final = "cancelled"
 """Why a cell was stopped whose task, or call, was cancelled."""
@@ -81,7 +83,7 @@ class TaskParams(RequestParams):
 
 
 class UpdateParams(TaskParams):
-    """Answers to what a task asks."""
+    """Answers to what a task asks; a person who declines leaves it waiting."""
 
     input_responses: dict[str, Any] = Field(alias="inputResponses", default_factory=dict)
 
@@ -177,13 +179,20 @@ class Tasks(Extension):
             ctx.lifespan_context.count_call(current_user())
             broker = await ctx.lifespan_context.broker_of(current_user())
             for row in await broker.stored_sessions():
-                if row.id == session_id and number.isdecimal():
-                    return broker, row.name, await broker.read_cell(row.name, int(number[:15]))
+                if row.id == session_id and number.isdecimal() and len(number) <= MAX_DIGITS:
+                    cell = await broker.read_cell(row.name, int(number))
+                    if _task_id(row.id, cell) == params.task_id:
+                        return broker, row.name, cell
         except LookupError:
             pass
         except BrokerError as error:
             raise MCPError(INVALID_PARAMS, sentence(error)) from error
         raise MCPError(INVALID_PARAMS, "There is no such task.")
+
+
+def _task_id(session_id: str, cell: Cell) -> str:
+    """The one spelling of a task's id."""
+    return f"{session_id}.{cell.number}"
 
 
 def _session_id(task_id: str) -> str:
@@ -199,7 +208,7 @@ def _state(session_id: str, cell: Cell) -> dict[str, Any]:
     """A task as it is told, but for its result."""
     touched = cell.ended_at or cell.started_at or cell.queued_at
     state: dict[str, Any] = {
-        "taskId": f"{session_id}.{cell.number}",
+        "taskId": _task_id(session_id, cell),
         "status": "working",
         "createdAt": _date(cell.queued_at),
         "lastUpdatedAt": _date(touched),

@@ -32,6 +32,10 @@ MAX_SUBSCRIPTIONS: Final = 1000
 """Resources that one connection may watch."""
 
 
+Key = tuple[str, str]
+"""A user, and an address of his."""
+
+
 class UserBus(SubscriptionBus):
     """The SDK's bus with a user for each listener: the one whose request subscribes."""
 
@@ -59,14 +63,24 @@ class UserBus(SubscriptionBus):
                 listener(event)
 
 
+class _Watcher:
+    """A connection of the handshake era, and what it watches."""
+
+    def __init__(self, session: ServerSession) -> None:
+        self.session = session
+        self.watched: set[Key] = set()
+        self.due: dict[Key, None] = {}
+        """What it has not been told yet; each once, however often it has changed."""
+        self.is_served = False
+
+
 class Updates:
     """See the module. `run` in a task; `changed` is called from the same event loop."""
 
     def __init__(self) -> None:
         self.bus = UserBus()
-        self._subscribed: dict[tuple[str, str], dict[int, ServerSession]] = {}
-        """User and address to the connections that watch it."""
-        self._due: dict[tuple[str, str], None] = {}
+        self._watchers: dict[int, _Watcher] = {}
+        self._due: dict[Key, None] = {}
         self._wake = anyio.Event()
 
     def add_to(self, server: MCPServer[Any]) -> None:
@@ -86,47 +100,56 @@ class Updates:
         self._wake.set()
 
     async def run(self) -> None:
-        """Tell what has changed, until cancelled."""
-        while True:
-            await self._wake.wait()
-            self._wake = anyio.Event()
-            due, self._due = self._due, {}
-            async with anyio.create_task_group() as tg:
+        """Tell what has changed, until cancelled. Nobody waits for whoever takes it slowly."""
+        async with anyio.create_task_group() as tg:
+            while True:
+                await self._wake.wait()
+                self._wake = anyio.Event()
+                due, self._due = self._due, {}
                 for user, uri in due:
                     self.bus.tell(user, ResourceUpdated(uri=uri))
-                    for connection, session in list(self._subscribed.get((user, uri), {}).items()):
-                        tg.start_soon(self._send, (user, uri), connection, session)
-            await anyio.sleep(INTERVAL_S)
+                for number, watcher in self._watchers.items():
+                    watcher.due.update(dict.fromkeys(key for key in due if key in watcher.watched))
+                    if watcher.due and not watcher.is_served:
+                        watcher.is_served = True
+                        tg.start_soon(self._serve, number, watcher)
+                await anyio.sleep(INTERVAL_S)
 
-    async def _send(self, key: tuple[str, str], connection: int, session: ServerSession) -> None:
-        with anyio.move_on_after(SEND_LIMIT_S) as limit:
-            try:
-                await session.send_resource_updated(key[1])
-            except (anyio.BrokenResourceError, anyio.ClosedResourceError, MCPError):
-                self._forget(key, connection)
-        if limit.cancelled_caught:
-            self._forget(key, connection)
+    async def _serve(self, number: int, watcher: _Watcher) -> None:
+        """Tell a connection what is due; one that does not take it is told nothing any more."""
+        try:
+            while watcher.due:
+                _, uri = key = next(iter(watcher.due))
+                del watcher.due[key]
+                with anyio.fail_after(SEND_LIMIT_S):
+                    await watcher.session.send_resource_updated(uri)
+        except (TimeoutError, anyio.BrokenResourceError, anyio.ClosedResourceError, MCPError):
+            self._watchers.pop(number, None)
+        finally:
+            watcher.is_served = False
 
     async def _subscribe(
         self, ctx: ServerRequestContext[Any, Any], params: SubscribeRequestParams
     ) -> EmptyResult:
         connection = ctx.session._connection  # noqa: SLF001 - it outlives the request, unlike the session
-        key, number = (current_user(), str(params.uri)), id(connection)
-        watched = sum(number in sessions for sessions in self._subscribed.values())
-        if watched >= MAX_SUBSCRIPTIONS:
-            raise MCPError(INVALID_REQUEST, f"{watched} resources are watched, as many as may be.")
-        self._subscribed.setdefault(key, {})[number] = ctx.session
-        connection.exit_stack.callback(self._forget, key, number)
+        number, key = id(connection), (current_user(), str(params.uri))
+        watcher = self._watchers.get(number)
+        if watcher is None:
+            watcher = self._watchers[number] = _Watcher(ctx.session)
+            connection.exit_stack.callback(self._watchers.pop, number, None)
+        if key not in watcher.watched and len(watcher.watched) >= MAX_SUBSCRIPTIONS:
+            raise MCPError(
+                INVALID_REQUEST,
+                f"{MAX_SUBSCRIPTIONS} resources are watched, as many as may be; unsubscribe from one.",
+            )
+        watcher.watched.add(key)
         return EmptyResult()
 
     async def _unsubscribe(
         self, ctx: ServerRequestContext[Any, Any], params: UnsubscribeRequestParams
     ) -> EmptyResult:
-        self._forget((current_user(), str(params.uri)), id(ctx.session._connection))  # noqa: SLF001
+        watcher = self._watchers.get(id(ctx.session._connection))  # noqa: SLF001
+        if watcher is not None:
+            # It stays without any: each new one would leave a word with its connection's end.
+            watcher.watched.discard((current_user(), str(params.uri)))
         return EmptyResult()
-
-    def _forget(self, key: tuple[str, str], connection: int) -> None:
-        sessions = self._subscribed.get(key, {})
-        sessions.pop(connection, None)
-        if not sessions:
-            self._subscribed.pop(key, None)
