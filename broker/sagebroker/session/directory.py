@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sagebroker.errors import (
@@ -24,6 +24,15 @@ if TYPE_CHECKING:
     from sagebroker.store.folders import StateFolder
     from sagebroker.store.records import Hibernate, OnEnd, SessionRow
     from sagebroker.store.store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionRecord:
+    """What is stored about a session, beside its cells."""
+
+    row: SessionRow
+    kernels: tuple[str, ...]
+    """Which kernels served it lately, each once: ``sage 10.8``."""
 
 
 class Directory:
@@ -119,6 +128,14 @@ class Directory:
         row = await self._row(name)
         limits = self._config.session
         return await self._store.call(lambda db: recall(db, row.id, name, number, limits))
+
+    async def record(self, name: str) -> SessionRecord:
+        """What is stored about a session itself. Raises `SessionNotFoundError`, `StorageError`."""
+        row = await self._row(self.resolve(name))
+        events = await self._store.call(lambda db: db.events(row.id))
+        told = [e.detail.get("software") for e in events if e.word == "kernel.ready"]
+        kernels = dict.fromkeys(kernel for kernel in told if isinstance(kernel, str) and kernel)
+        return SessionRecord(row=row, kernels=tuple(kernels))
 
     async def list_cells(self, name: str, most: int) -> list[Cell]:
         """The newest ``most`` cells of a session, in order; raises as `Broker.read_cell` does.
