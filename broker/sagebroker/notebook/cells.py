@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sagebroker.protocol.outputs import OutputFold
     from sagebroker.protocol.text import BoundedText
     from sagebroker.session.cell import Cell
+    from sagebroker.store.records import CellRow
 
 _JSON_TYPE: Final = re.compile(r"^application/(.*\+)?json$")
 """MIME types of which the notebook format takes any JSON value; of all others it takes text."""
@@ -28,18 +29,19 @@ _CUT: Final = re.compile(r"^… \[\d+ characters omitted\] …$", re.MULTILINE)
 """The line that `BoundedText.text` has in place of what is not kept."""
 
 
-def notebook_cell(session: str, cell: Cell) -> NotebookNode:
+def notebook_cell(session: str, cell: Cell, row: CellRow | None = None) -> NotebookNode:
     """A code cell with everything that the transcript knows of ``cell``.
 
     Args:
         session: The session's id: with the cell's number it makes an id that stays the same.
         cell: As it is now; one that runs is taken with what it has shown so far.
+        row: What is stored of it, whose times are the same in every export.
     """
     made: NotebookNode = new_code_cell(
         source=clean(cell.code),
         id=f"{session}-{cell.number}",
         execution_count=cell.execution_count,
-        metadata={"sagebroker": _about(cell)},
+        metadata={"sagebroker": _about(cell, row)},
     )
     made.outputs = notebook_outputs(cell)
     return made
@@ -124,14 +126,14 @@ def _error(failure: CellFailure) -> NotebookNode:
     return made
 
 
-def _about(cell: Cell) -> dict[str, Any]:
+def _about(cell: Cell, row: CellRow | None) -> dict[str, Any]:
     """What the notebook format has no place for."""
     about: dict[str, Any] = {
         "number": cell.number,
         "author": clean(cell.author),
         "status": cell.word,
-        "started": _stamp(cell.started_at),
-        "ended": _stamp(cell.ended_at),
+        "started": _stamp(cell.started_at, row and row.started_at),
+        "ended": _stamp(cell.ended_at, row and row.ended_at),
     }
     if cell.stop_reason:
         about["stop_reason"] = clean(cell.stop_reason)
@@ -153,9 +155,9 @@ def _is_cut(outputs: OutputFold) -> bool:
     return any(s.omitted or _CUT.search(s.text()) for s in (outputs.stdout, outputs.stderr))
 
 
-def _stamp(monotonic_s: float | None) -> str | None:
-    """ISO 8601 in UTC, to the millisecond."""
-    at = wall_clock(monotonic_s)
-    return (
-        None if at is None else datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
-    )
+def _stamp(monotonic_s: float | None, stored_s: float | None) -> str | None:
+    """ISO 8601 in UTC, to the millisecond; of the wall-clock second that is stored, where one is."""
+    at = wall_clock(monotonic_s) if stored_s is None else stored_s
+    if monotonic_s is None or at is None:
+        return None
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")

@@ -92,7 +92,7 @@ async def export(broker: Broker, name: str, *, limit_bytes: int = LIMIT_BYTES) -
         except CellNotFoundError:
             # Forgotten meanwhile, as old ones are.
             continue
-        cells.append(notebook_cell(record.row.id, cell))
+        cells.append(notebook_cell(record.row.id, cell, record.cells.get(one.number)))
         size += await anyio.to_thread.run_sync(size_of, cells[-1])
         if size > 2 * limit_bytes:
             # Now and then, so that no transcript of any size is in memory at once.

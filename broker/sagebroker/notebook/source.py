@@ -16,21 +16,26 @@ from typing import Final
 COMPUTED: Final = ""
 """In place of a file's name that only running the code would tell."""
 
+MAX_CHARS: Final = 100_000
+"""Longer code is looked at word by word: the parser holds up the whole process while it reads."""
+
 FOREIGN: Final = "/"
 """In place of the name of a file that is not the session's: the image has it, in every container."""
 
 _LITERALS: Final = re.compile(
-    r"""(\#[^\n]*|[rRbBfFuU]{0,2}(?:'''(?:\\.|[^\\])*?'''|\"\"\"(?:\\.|[^\\])*?\"\"\""""
-    r"""|'(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*"))""",
+    r"""(\#[^\n]*|[rRbBfFuU]{0,2}(?:'''(?:\\.|[^\\])*?(?:'''|\Z)|\"\"\"(?:\\.|[^\\])*?(?:\"\"\"|\Z)"""
+    r"""|'(?:\\.|[^'\\\n])*'?|"(?:\\.|[^"\\\n])*"?))""",
     re.DOTALL,
 )
-"""Comments and strings, in which nothing is rewritten."""
+"""Comments and strings, in which nothing is rewritten. One that has no end goes on to the line's or the
+text's: where it matched nothing, many of them would take a time that grows with their square."""
 
 _REWRITES: Final = tuple(
     (re.compile(pattern, re.MULTILINE), instead)
     for pattern, instead in (
-        (r"^(\s*)([A-Za-z_]\w*)\.<([\w\s,]+)>\s*=", r"\1\2, \3 ="),  # R.<x, y> = QQ[]
-        (r"^(\s*)([A-Za-z_]\w*)\(([A-Za-z_][\w\s,]*)\)\s*=(?!=)", r"\1\2, \3 ="),  # f(x) = x^2
+        (r"^([ \t]*)([A-Za-z_]\w*)\.<([\w\s,]+)>\s*=", r"\1\2, \3 ="),  # R.<x, y> = QQ[]
+        (r"^([ \t]*)([A-Za-z_]\w*)\(([A-Za-z_][\w\s,]*)\)\s*=(?!=)", r"\1\2, \3 ="),  # f(x) = x^2
+        (r"(?<=[\w\])])\[\s*\]", "[0]"),  # QQ['x'][] and QQ[]
         (r",\s*\.\.\s*,", ","),  # [1, 3, .., 9]
         (r"(?<!\.)\.\.(?!\.)", ","),  # [1..5]
         (r"(\b[A-Za-z_]\w*|[\])])\.(\d+)\b", r"\1[\2]"),  # K.0
@@ -41,7 +46,7 @@ _REWRITES: Final = tuple(
 )
 
 _MAGIC: Final = re.compile(r"^(\s*)%(\w+)[ \t]*(.*)$")
-_SHELL: Final = re.compile(r"^\s*!|^\s*[\w, ]+=\s*!")
+_SHELL: Final = re.compile(r"^\s*!|^[\w, \t]+=\s*!")
 _HELP: Final = re.compile(r"^\s*\?|\?\s*$")
 _TIMING: Final = frozenset({"time", "timeit", "prun"})
 _SHELL_CELLS: Final = frozenset({"bash", "sh", "script", "system", "sx"})
@@ -119,6 +124,8 @@ class Statement:
 def statements(code: str) -> list[Statement]:
     """The cell's top-level statements in order; one for all where it cannot be read."""
     outer = Statement()
+    if len(code) > MAX_CHARS:
+        return [_by_words(code)]
     text = _python(code, outer)
     try:
         with warnings.catch_warnings():
@@ -182,7 +189,7 @@ def _by_words(text: str) -> Statement:
     """A cell that is no Python even so: every word counts as read, and called."""
     bare = _LITERALS.sub(" ", text)
     words = set(re.findall(r"(?<![\w.])[A-Za-z_][\w.]*", bare))
-    bound = set(re.findall(r"(?:^|[;\n])\s*(?:def\s+|class\s+)?([A-Za-z_]\w*)\s*[=(:.<\[]", bare))
+    bound = set(re.findall(r"(?:^|[;\n])[ \t]*(?:def\s+|class\s+)?([A-Za-z_]\w*)\s*[=(:.<\[]", bare))
     return Statement(
         reads={word.partition(".")[0] for word in words}, changes=bound, words=words, calls=words
     )

@@ -16,13 +16,15 @@ from sagebroker.session.queue import RETRY_AFTER_S
 from sagebroker.session.recall import list_cells, recall
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from sagebroker.config import BrokerConfig
     from sagebroker.session.cell import Cell
     from sagebroker.session.found import Found
     from sagebroker.session.opener import Opener
     from sagebroker.session.session import Session
     from sagebroker.store.folders import StateFolder
-    from sagebroker.store.records import Hibernate, OnEnd, SessionRow
+    from sagebroker.store.records import CellRow, Hibernate, OnEnd, SessionRow
     from sagebroker.store.store import Store
 
 
@@ -33,6 +35,8 @@ class SessionRecord:
     row: SessionRow
     kernels: tuple[str, ...]
     """Which kernels served it lately, each once: ``sage 10.8``."""
+    cells: Mapping[int, CellRow]
+    """What is stored of its cells, by number."""
 
 
 class Directory:
@@ -135,7 +139,8 @@ class Directory:
         events = await self._store.call(lambda db: db.events(row.id))
         told = [e.detail.get("software") for e in events if e.word == "kernel.ready"]
         kernels = dict.fromkeys(kernel for kernel in told if isinstance(kernel, str) and kernel)
-        return SessionRecord(row=row, kernels=tuple(kernels))
+        cells = await self._store.call(lambda db: db.cells(row.id))
+        return SessionRecord(row=row, kernels=tuple(kernels), cells={c.number: c for c in cells})
 
     async def list_cells(self, name: str, most: int) -> list[Cell]:
         """The newest ``most`` cells of a session, in order; raises as `Broker.read_cell` does.
