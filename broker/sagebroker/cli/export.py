@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import sys
 from pathlib import Path
@@ -37,7 +36,9 @@ def export(
     force: Annotated[bool, typer.Option(help="Replace a file that is there.")] = False,
     limit_mib: Annotated[
         float,
-        typer.Option(help="Size of the notebook; the largest outputs beyond it are left out."),
+        typer.Option(
+            help="Size of the notebook; the largest outputs beyond it are left out.", min=0.01
+        ),
     ] = 100.0,
     as_json: Json = False,
 ) -> None:
@@ -49,6 +50,8 @@ def export(
     is_stdout = str(file) == STDOUT
     if is_stdout and as_json:
         _refuse("--json prints on stdout itself: give a file for the notebook.")
+    if file.is_dir():
+        _refuse(f"{file} is a folder: give the name of a file in it.")
     if not is_stdout and file.exists() and not force:
         _refuse(f"{file} is there already. --force replaces it.")
     exported: Exported = run_async(_export, context.obj, name, int(limit_mib * 2**20))
@@ -56,7 +59,7 @@ def export(
         if is_stdout:
             write(exported.text(), sys.stdout)
         else:
-            _put(file, exported.text(), force=force)
+            _put(file, exported.text())
     if as_json:
         print_json(_as_json(exported, file))
         return
@@ -71,21 +74,15 @@ async def _export(config: BrokerConfig, name: str, limit_bytes: int) -> Exported
         return await export_session(broker, name, limit_bytes=limit_bytes)
 
 
-def _put(file: Path, text: str, *, force: bool) -> None:
+def _put(file: Path, text: str) -> None:
     """Write the file in one step: whoever looks sees the old one or the new one, whole."""
     draft = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
     try:
         try:
             draft.write_text(text, encoding="utf-8")
-            if force:
-                draft.replace(file)
-            else:
-                # Unlike a rename this takes no file's place that has come meanwhile.
-                os.link(draft, file)
+            draft.replace(file)
         finally:
             draft.unlink(missing_ok=True)
-    except FileExistsError:
-        _refuse(f"{file} is there already. --force replaces it.")
     except OSError as error:
         complain(f"{file} cannot be written: {error.strerror or error}.")
         raise typer.Exit(EXIT_FAILED) from None

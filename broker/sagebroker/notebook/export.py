@@ -108,7 +108,7 @@ def _finished(record: SessionRecord, cells: list[NotebookNode], limit_bytes: int
     if size > limit_bytes:
         raise NotebookTooLargeError(
             f"The newest cell alone would make a notebook of {size} bytes; {limit_bytes} are allowed.",
-            hint=f"Write it to a file with: sagebroker export {record.row.name} FILE.ipynb",
+            hint=f"sagebroker export {record.row.name} FILE.ipynb writes 100 MiB, and with --limit-mib more.",
         )
     notebook = new_notebook(cells=list(kept), metadata=_metadata(record, kept))
     nbformat.validate(notebook)

@@ -189,7 +189,9 @@ def _by_words(text: str) -> Statement:
     """A cell that is no Python even so: every word counts as read, and called."""
     bare = _LITERALS.sub(" ", text)
     words = set(re.findall(r"(?<![\w.])[A-Za-z_][\w.]*", bare))
-    bound = set(re.findall(r"(?:^|[;\n])[ \t]*(?:def\s+|class\s+)?([A-Za-z_]\w*)\s*[=(:.<\[]", bare))
+    bound = set(
+        re.findall(r"(?:^|[;\n])[ \t]*(?:def\s+|class\s+)?([A-Za-z_]\w*)\s*[=(:.<\[]", bare)
+    )
     return Statement(
         reads={word.partition(".")[0] for word in words}, changes=bound, words=words, calls=words
     )
