@@ -54,6 +54,7 @@ def names(code: str, kind: str) -> set[str]:
     [
         ("R.<x, y> = QQ[]", {"R", "x", "y"}),
         ("f(t) = t^2 + 1", {"f", "t"}),
+        ("R.<x, y> = QQ[]; f(t) = t^2 + 1; z = 1", {"R", "x", "y", "f", "t", "z"}),
         ("L = [1..5] + [1, 3, .., 9]", {"L"}),
         ("a = K.0 + 12.sqrt() + 3r + 1.5R + 1e5 + 2.e3", {"a"}),
         ("v = A \\ b", {"v"}),
@@ -165,9 +166,9 @@ def test_what_depends_on_such_a_cell_is_followed_until_the_name_is_bound_anew() 
         "r + s",
     )
     assert found == {
-        2: ("differs", "uses r of cell 1, which may be another one"),
-        4: ("differs", "uses s of cell 2, which may be another one"),
-        5: ("differs", "uses f of cell 4, which may be another one"),
+        2: ("differs", "uses r of cell 1, which may have another value"),
+        4: ("differs", "uses s of cell 2, which may have another value"),
+        5: ("differs", "uses f of cell 4, which may have another value"),
     }
 
 
@@ -194,10 +195,23 @@ def test_cells_that_left_nothing_do_not_spoil_those_after_them() -> None:
     found = verdicts(
         "n = 1",
         cell(2, "n = 2", status="interrupted", started=None, shows="", count=0),
-        cell(3, "n = 3; crash()", status="died", variables_kept=False, shows="", count=2),
-        cell(4, "n"),
+        "n",
     )
-    assert found == {2: ("skip", "was not run"), 3: ("skip", "ended with its kernel")}
+    assert found == {2: ("skip", "was not run")}
+
+
+def test_what_a_kernel_after_a_death_had_may_be_older() -> None:
+    found = verdicts(
+        "n = 1; m = 2; k = 3",
+        cell(2, "n = 3; crash()", status="died", variables_kept=False, shows=""),
+        "n",
+        "m = 4; m",
+        "2 + 2",
+    )
+    assert found == {
+        2: ("skip", "ended with its kernel"),
+        3: ("differs", "uses n as the new kernel after cell 2 had it, perhaps an older value"),
+    }
 
 
 def test_prompt_numbers_and_the_last_value_are_used_only_where_they_are_the_same() -> None:

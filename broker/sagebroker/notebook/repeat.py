@@ -86,8 +86,8 @@ def judge(cells: Sequence[NotebookNode]) -> None:
 class _Past:
     """What the cells so far have left, for the ones to come."""
 
-    unsure: dict[str, tuple[Mode, int]] = field(default_factory=dict)
-    """Names whose value a replay has not, or has another of, and the cell from which that comes."""
+    unsure: dict[str, tuple[Mode, str]] = field(default_factory=dict)
+    """Names whose value a replay has not, or has another of, and where that comes from."""
     bound: set[str] = field(default_factory=set)
     sources: dict[str, str] = field(default_factory=dict)
     seeded: set[str] = field(default_factory=set)
@@ -151,13 +151,11 @@ class _Judgement:
         worst: Mode = "skip" if any(mode == "skip" for mode, _ in reasons) else "differs"
         past = self._past
         if reasons:
-            past.unsure |= dict.fromkeys(
-                (statement.binds | statement.changes) - {""}, (worst, self._number)
-            )
+            self._doubt(statement.binds | statement.changes, worst)
         else:
             for name in statement.binds:
                 past.unsure.pop(name, None)
-        past.bound |= statement.binds
+        past.bound |= statement.binds | statement.changes
         for name in statement.binds:
             past.sources.pop(name, None)
         past.sources |= statement.sources
@@ -167,6 +165,11 @@ class _Judgement:
                 past.written.add(COMPUTED)
             past.seeded |= {_family(seed, past.sources) for seed in statement.seeds}
 
+    def _doubt(self, names: set[str], mode: Mode) -> None:
+        """A replay has other values of what this cell binds, or none."""
+        what = "is not run again" if mode == "skip" else "may have another value"
+        self._past.unsure |= dict.fromkeys(names, (mode, f"of cell {self._number}, which {what}"))
+
     def _mark(self, mode: Mode, reason: str) -> None:
         if mode == "skip" or self._cell.outputs:
             # Where nothing is shown nothing can differ.
@@ -174,9 +177,8 @@ class _Judgement:
 
     def _depends(self, statement: Statement) -> Iterable[tuple[Mode, str]]:
         for name in sorted(statement.reads & self._past.unsure.keys()):
-            mode, number = self._past.unsure[name]
-            what = "which is not run again" if mode == "skip" else "which may be another one"
-            yield mode, f"uses {name} of cell {number}, {what}"
+            mode, origin = self._past.unsure[name]
+            yield mode, f"uses {name} {origin}"
         numbered = sorted(name for name in statement.reads if _NUMBERED.match(name))
         if numbered and self._past.is_shifted:
             yield "differs", f"uses {numbered[0]}: prompt numbers are others in a replay"
@@ -210,21 +212,27 @@ class _Judgement:
             yield "differs", "runs a shell command, which is not looked into"
 
     def _skip(self, found: list[Statement]) -> None:
-        """What is not run again leaves nothing, but for what died with its kernel."""
+        """What is not run again leaves nothing."""
         past = self._past
         past.is_shifted = True
         # Part of what was drawn is not drawn again.
         past.seeded.clear()
         if self._ours.get("variables_kept", True):
-            names = set[str]().union(*(s.binds | s.changes for s in found)) - {""}
-            past.unsure |= dict.fromkeys(names | {"_"}, ("skip", self._number))
+            names = set[str]().union(*(s.binds | s.changes for s in found))
+            self._doubt(names | {"_"}, "skip")
+            return
+        # What the next kernel had came from a checkpoint: some values may have been older, or missing.
+        past.is_new_kernel = True
+        origin = f"as the new kernel after cell {self._number} had it, perhaps an older value"
+        for name in past.bound:
+            past.unsure.setdefault(name, ("differs", origin))
 
     def _look_at_outputs(self) -> None:
         cell, ours = self._cell, self._ours
         is_unsure = "replay" in ours
         if any(output.output_type == "execute_result" for output in cell.outputs):
             if is_unsure:
-                self._past.unsure["_"] = ("differs", self._number)
+                self._doubt({"_"}, "differs")
             else:
                 self._past.unsure.pop("_", None)
         if ours.get("is_incomplete"):

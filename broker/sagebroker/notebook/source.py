@@ -33,8 +33,11 @@ text's: where it matched nothing, many of them would take a time that grows with
 _REWRITES: Final = tuple(
     (re.compile(pattern, re.MULTILINE), instead)
     for pattern, instead in (
-        (r"^([ \t]*)([A-Za-z_]\w*)\.<([\w\s,]+)>\s*=", r"\1\2, \3 ="),  # R.<x, y> = QQ[]
-        (r"^([ \t]*)([A-Za-z_]\w*)\(([A-Za-z_][\w\s,]*)\)\s*=(?!=)", r"\1\2, \3 ="),  # f(x) = x^2
+        (r"((?:^|;)[ \t]*)([A-Za-z_]\w*)\.<([\w\s,]+)>\s*=", r"\1\2, \3 ="),  # R.<x, y> = QQ[]
+        (
+            r"((?:^|;)[ \t]*)([A-Za-z_]\w*)\(([A-Za-z_][\w\s,]*)\)\s*=(?!=)",
+            r"\1\2, \3 =",
+        ),  # f(x) = x^2
         (r"(?<=[\w\])])\[\s*\]", "[0]"),  # QQ['x'][] and QQ[]
         (r",\s*\.\.\s*,", ","),  # [1, 3, .., 9]
         (r"(?<!\.)\.\.(?!\.)", ","),  # [1..5]
