@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import nbformat
@@ -55,7 +55,7 @@ def kinds(cell: Cell) -> list[tuple[str, str]]:
 
 
 @pytest.fixture
-async def filled(config: BrokerConfig) -> AsyncIterator[Callable[..., Any]]:
+def filled(config: BrokerConfig) -> Callable[..., Any]:
     """Exports the session ``aaaaaaaaaa`` from a store with what a test puts there; no engine is asked."""
 
     async def exported(fill: Fill, limit_bytes: int = LIMIT_BYTES) -> Exported:
@@ -69,7 +69,7 @@ async def filled(config: BrokerConfig) -> AsyncIterator[Callable[..., Any]]:
         async with Broker(config, FakeRuntime()) as broker:
             return await export(broker, NAME, limit_bytes=limit_bytes)
 
-    yield exported
+    return exported
 
 
 def test_streams_and_displays_come_in_the_order_in_which_they_were_shown() -> None:

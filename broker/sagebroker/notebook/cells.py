@@ -132,8 +132,8 @@ def _about(cell: Cell, row: CellRow | None) -> dict[str, Any]:
         "number": cell.number,
         "author": clean(cell.author),
         "status": cell.word,
-        "started": _stamp(cell.started_at, row and row.started_at),
-        "ended": _stamp(cell.ended_at, row and row.ended_at),
+        "started": _stamp(cell.started_at, None if row is None else row.started_at),
+        "ended": _stamp(cell.ended_at, None if row is None else row.ended_at),
     }
     if cell.stop_reason:
         about["stop_reason"] = clean(cell.stop_reason)

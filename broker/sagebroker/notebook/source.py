@@ -48,6 +48,11 @@ _REWRITES: Final = tuple(
     )
 )
 
+_BINDING: Final = re.compile(
+    r"(?:^|[;\n])[ \t]*(?:def\s+|class\s+)?([A-Za-z_]\w*)(?:\([^()\n]*\))?[ \t]*[=.<\[:]"
+)
+"""The name that a line of code which is no Python seems to bind, or to change."""
+
 _MAGIC: Final = re.compile(r"^(\s*)%(\w+)[ \t]*(.*)$")
 _SHELL: Final = re.compile(r"^\s*!|^[\w, \t]+=\s*!")
 _HELP: Final = re.compile(r"^\s*\?|\?\s*$")
@@ -192,9 +197,7 @@ def _by_words(text: str) -> Statement:
     """A cell that is no Python even so: every word counts as read, and called."""
     bare = _LITERALS.sub(" ", text)
     words = set(re.findall(r"(?<![\w.])[A-Za-z_][\w.]*", bare))
-    bound = set(
-        re.findall(r"(?:^|[;\n])[ \t]*(?:def\s+|class\s+)?([A-Za-z_]\w*)\s*[=(:.<\[]", bare)
-    )
+    bound = set(_BINDING.findall(bare))
     return Statement(
         reads={word.partition(".")[0] for word in words}, changes=bound, words=words, calls=words
     )
