@@ -26,6 +26,25 @@ CASES = Path(__file__).parent.parent / "data" / "sage_cases.json"
 
 HANG_GUARD_S = 240.0
 
+CODES = (
+    "R.<x, y> = QQ[]; f(t) = t^2 + 1\nfactor(x^2 - y^2)",
+    "print('out')\nimport sys; print('warn', file=sys.stderr)\nf(3)",
+    "plot(sin, (0, 1))",
+    "1/0",
+    "%display latex",
+    "sqrt(2)/3",
+    "%display plain",
+    "show(matrix(2, 2, [1, 2, 3, 4]))",
+    "with open('table.txt', 'w') as file: _ = file.write('1 2 3')",
+    "sum(ZZ(n) for n in open('table.txt').read().split())",
+    "g = random_matrix(ZZ, 50, x=10^6).det(); g",
+    "g + 1",
+    "set_random_seed(7); ZZ.random_element(10^9)",
+    "object()",
+    "factor?",
+)
+"""Cells that end by themselves."""
+
 
 async def command(config: BrokerConfig, image: str, *arguments: str) -> str:
     """What the command prints, run by a process of its own."""
@@ -82,23 +101,7 @@ async def test_a_session_of_all_kinds_of_cells_is_written_while_it_runs_and_repl
     broker: Broker, config: BrokerConfig, sage_image: str, short_dir: Path
 ) -> None:
     session, _ = await broker.open_session("work")
-    for code in (
-        "R.<x, y> = QQ[]; f(t) = t^2 + 1\nfactor(x^2 - y^2)",
-        "print('out')\nimport sys; print('warn', file=sys.stderr)\nf(3)",
-        "plot(sin, (0, 1))",
-        "1/0",
-        "%display latex",
-        "sqrt(2)/3",
-        "%display plain",
-        "show(matrix(2, 2, [1, 2, 3, 4]))",
-        "with open('table.txt', 'w') as file: _ = file.write('1 2 3')",
-        "sum(ZZ(n) for n in open('table.txt').read().split())",
-        "g = random_matrix(ZZ, 50, x=10^6).det(); g",
-        "g + 1",
-        "set_random_seed(7); ZZ.random_element(10^9)",
-        "object()",
-        "factor?",
-    ):
+    for code in CODES:
         await ended(session, code)
     endless = await started(session, "n = 0\nwhile True: n += 1")
     await session.cancel(endless, "request")

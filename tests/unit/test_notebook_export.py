@@ -254,8 +254,23 @@ async def test_what_does_not_fit_is_left_out_the_largest_first_and_told(
         stream, first_image, second_image, error = cells[0].outputs
         assert "characters was left out" in stream.text
         assert first_image.data == {"text/plain": "small"}
-        assert second_image.data["text/plain"].startswith("[image/png of 200002 bytes")
+        assert second_image.data["text/plain"].startswith("[image/png of 200000 bytes")
         assert error.traceback == []
+
+
+async def test_pictures_go_before_any_cell_does(filled: Callable[..., Any]) -> None:
+    def fill(store: Database) -> None:
+        numbers = range(1, 201)
+        store.save(
+            cells=[cell_row(n, execution_count=n, started_at=1.0) for n in numbers],
+            outputs={(ID, n): [shows(text_plain="p", image_png="A" * 5_000)] for n in numbers},
+        )
+
+    exported = await filled(fill, 500_000)
+    cells = exported.notebook.cells
+    assert len(cells) == 200
+    assert 300_000 < len(exported.compact_text()) < 502_000
+    assert 0 < len(exported.problems) < 200
 
 
 async def test_a_cell_that_alone_is_too_large_is_told(filled: Callable[..., Any]) -> None:

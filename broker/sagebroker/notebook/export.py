@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 LIMIT_BYTES: Final = 100 * 2**20
 """Size of a notebook's cells: about what JupyterLab still opens. A transcript may have more."""
 
+SURPLUS_BYTES: Final = 16 * 2**20
+"""More than the limit that may be in memory while cells are read, so that they are looked through seldom."""
+
 _LANGUAGE: Final = {
     "name": "python",
     "mimetype": "text/x-python",
@@ -94,28 +97,25 @@ async def export(broker: Broker, name: str, *, limit_bytes: int = LIMIT_BYTES) -
             continue
         cells.append(notebook_cell(record.row.id, cell, record.cells.get(one.number)))
         size += await anyio.to_thread.run_sync(size_of, cells[-1])
-        if size > 2 * limit_bytes:
-            # Now and then, so that no transcript of any size is in memory at once.
-            cells = list(await anyio.to_thread.run_sync(shrink, cells, limit_bytes))
-            size = sum(map(size_of, cells))
+        if size > limit_bytes + SURPLUS_BYTES:
+            cells, size = await anyio.to_thread.run_sync(shrink, cells, limit_bytes, size)
     return await anyio.to_thread.run_sync(partial(_finished, record, cells, limit_bytes))
 
 
 def _finished(record: SessionRecord, cells: list[NotebookNode], limit_bytes: int) -> Exported:
     judge(cells)
-    kept = shrink(cells, limit_bytes)
-    size = sum(map(size_of, kept))
+    kept, size = shrink(cells, limit_bytes, sum(map(size_of, cells)))
     if size > limit_bytes:
         raise NotebookTooLargeError(
             f"The newest cell alone would make a notebook of {size} bytes; {limit_bytes} are allowed.",
             hint=f"sagebroker export {record.row.name} FILE.ipynb writes 100 MiB, and with --limit-mib more.",
         )
-    notebook = new_notebook(cells=list(kept), metadata=_metadata(record, kept))
+    notebook = new_notebook(cells=kept, metadata=_metadata(record, kept))
     nbformat.validate(notebook)
     return Exported(notebook=notebook)
 
 
-def _metadata(record: SessionRecord, cells: list[NotebookNode] | Any) -> dict[str, Any]:
+def _metadata(record: SessionRecord, cells: list[NotebookNode]) -> dict[str, Any]:
     row = record.row
     about: dict[str, Any] = {
         "session": row.name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +20,9 @@ KEPT_CHARS: Final = 2000
 SPARED_BYTES: Final = 4000
 """What is no larger stays: a line has to stand in its place."""
 
+_NOTE_BYTES: Final = 500
+"""At most what a cell says more for a part that it lost."""
+
 LEFT_OUT: Final = "was left out of this notebook"
 
 
@@ -28,7 +31,7 @@ class _Part:
     """Something that can be left out of a cell."""
 
     size: int
-    """Bytes that are won."""
+    """Bytes that are won, at least."""
     drop: Callable[[], None]
 
 
@@ -37,36 +40,43 @@ def size_of(value: Any) -> int:
     return len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode())
 
 
-def shrink(cells: Sequence[NotebookNode], limit_bytes: int) -> Sequence[NotebookNode]:
-    """The cells within a size; they are changed in place.
+def shrink(
+    cells: list[NotebookNode], limit_bytes: int, total_bytes: int
+) -> tuple[list[NotebookNode], int]:
+    """The cells within a size, changed in place, and at most how large they are then.
 
     What goes, the largest first: pictures and other rich forms of outputs; then the middle of long
     texts; then whole cells, the oldest first, but not the newest.
 
     Args:
-        cells: In order, marked by `judge`.
+        cells: In order.
         limit_bytes: Of all of them as JSON text.
+        total_bytes: Their `size_of`, together.
     """
     for parts_of in (_rich_parts, _text_parts):
-        total = sum(map(size_of, cells))
+        if total_bytes <= limit_bytes:
+            break
         parts = [part for cell in cells for part in parts_of(cell)]
         for part in sorted(parts, key=lambda part: part.size, reverse=True):
-            if total <= limit_bytes:
+            if total_bytes <= limit_bytes:
                 break
             part.drop()
-            total -= part.size
+            total_bytes -= part.size - _NOTE_BYTES
+    if total_bytes <= limit_bytes:
+        return cells, total_bytes
     sizes = [size_of(cell) for cell in cells]
-    total, gone = sum(sizes), 0
-    while total > limit_bytes and gone < len(cells) - 1:
-        total -= sizes[gone]
+    total_bytes, gone = sum(sizes), 0
+    while total_bytes > limit_bytes and gone < len(cells) - 1:
+        total_bytes -= sizes[gone]
         gone += 1
-    return cells[gone:]
+    return cells[gone:], total_bytes
 
 
 def _rich_parts(cell: NotebookNode) -> Iterator[_Part]:
     for output in cell.outputs:
         for kind, value in output.get("data", {}).items():
-            size = size_of(value)
+            # Of a text, most likely base64, its length is enough: nobody reads megabytes to count them.
+            size = len(value) if isinstance(value, str) else size_of(value)
             if kind != _TEXT and size > SPARED_BYTES:
                 yield _Part(size, _dropping(cell, output, kind, size))
 
