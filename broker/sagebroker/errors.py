@@ -186,6 +186,12 @@ class NoSuchFileError(SessionError, LookupError):
     code = "no_such_file"
 
 
+class NotebookTooLargeError(SessionError):
+    """A session's transcript does not fit into a notebook of the size that was asked for."""
+
+    code = "notebook_too_large"
+
+
 class InspectionError(SessionError):
     """There is nothing to say of a name: unknown, none at all, or its object does not let itself be looked at."""
 

@@ -21,6 +21,7 @@ EVENTS = frozenset(
         "session.hibernated",
         "session.failed",
         "cell.finished",
+        "kernel.ready",
         "kernel.died",
         "kernel.hostile",
         "container.created",

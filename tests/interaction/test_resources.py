@@ -29,6 +29,9 @@ TEMPLATES = {
     "sage://sessions/{session}/cells/{cell}/displays/{number}/jpeg",
     "sage://sessions/{session}/cells/{cell}/displays/{number}/gif",
     "sage://sessions/{session}/cells/{cell}/displays/{number}/webp",
+    "sage://sessions/{session}/files",
+    "sage://sessions/{session}/files/{+path}",
+    "sage://sessions/{session}/notebook.ipynb",
 }
 PROMPTS = {
     "solve_and_check": "problem",

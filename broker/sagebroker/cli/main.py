@@ -10,6 +10,7 @@ import typer
 from sagebroker import __version__
 from sagebroker.cli.console import fail, run_async
 from sagebroker.cli.doctor import doctor
+from sagebroker.cli.export import export
 from sagebroker.cli.image import image_app
 from sagebroker.cli.run import run
 from sagebroker.cli.serve import serve, token_app
@@ -29,6 +30,7 @@ app = typer.Typer(
 app.command()(run)
 app.command()(serve)
 app.command()(doctor)
+app.command()(export)
 add_state_commands(sessions_app)
 app.add_typer(sessions_app, name="sessions")
 app.add_typer(token_app, name="token")

@@ -34,7 +34,7 @@ from sagebroker.kernel.start import wait_forked
 from sagebroker.logs import event
 from sagebroker.model import ExitCause, ExitReport
 from sagebroker.protocol.execution import Execution
-from sagebroker.protocol.messages import Message
+from sagebroker.protocol.messages import Message, software_of
 from sagebroker.protocol.outputs import OutputFold
 
 NUDGE_INTERVAL_S = 0.3
@@ -91,6 +91,8 @@ class Kernel:
         self._usable = anyio.Event()
         self._was_severed = False
         self._gaps = 0
+        self.software = ""
+        """Which kernel it says it is, and its version: ``sage 10.8``."""
 
     def __repr__(self) -> str:
         state = "dead" if self.is_dead else "alive"
@@ -132,6 +134,7 @@ class Kernel:
 
         def on_message(message: Message) -> None:
             if message.channel == "shell":
+                self.software = software_of(message.content)
                 answered.set()
 
         msg_id = ChannelSet.new_msg_id()

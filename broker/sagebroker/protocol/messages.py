@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from sagebroker.errors import WireError
+from sagebroker.protocol.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,6 +99,12 @@ def parse(channel: Channel, frames: Sequence[bytes], key: bytes) -> Message:
         buffers=tuple(buffers),
         size=sum(map(len, frames)),
     )
+
+
+def software_of(content: dict[str, Any]) -> str:
+    """Name and version that a kernel gives itself in a ``kernel_info_reply``; empty where it gives none."""
+    values = (content.get("implementation"), content.get("implementation_version"))
+    return clean(" ".join(value[:MAX_NAME_CHARS] for value in values if isinstance(value, str)))
 
 
 def sign(key: bytes, body: Sequence[bytes]) -> bytes:

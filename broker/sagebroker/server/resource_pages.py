@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 from pydantic import Field
 
-from sagebroker.errors import BrokerError, CellNotFoundError, SessionNotFoundError
+from sagebroker.errors import (
+    BrokerError,
+    CellNotFoundError,
+    NoSuchFileError,
+    SessionNotFoundError,
+)
 from sagebroker.protocol.text import clean
 from sagebroker.server.callers import broker_of
 from sagebroker.server.failures import sentence
@@ -40,7 +45,7 @@ def answering() -> Iterator[None]:
     """What `failures.answering` is for tools: a broker's error leaves as a resource's."""
     try:
         yield
-    except (SessionNotFoundError, CellNotFoundError) as error:
+    except (SessionNotFoundError, CellNotFoundError, NoSuchFileError) as error:
         raise ResourceNotFoundError(sentence(error)) from error
     except BrokerError as error:
         raise ResourceError(sentence(error)) from error

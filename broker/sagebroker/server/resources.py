@@ -23,6 +23,8 @@ from sagebroker.errors import BrokerError
 from sagebroker.protocol.text import clean
 from sagebroker.server.callers import broker_of, current_user
 from sagebroker.server.display_resources import add_displays
+from sagebroker.server.file_resources import add_file_resources
+from sagebroker.server.notebook_resource import add_notebook_resource
 from sagebroker.server.outline import Stream, all_text, stream_text
 from sagebroker.server.render import status_line
 from sagebroker.server.resource_pages import Offset, answering, page, read
@@ -97,6 +99,8 @@ def add_resources(server: MCPServer[Users], users: Callable[[], Users | None]) -
         mime_type="text/plain",
     )(output_text)
     add_displays(server)
+    add_file_resources(server)
+    add_notebook_resource(server)
 
     @server.completion()  # type: ignore[no-untyped-call, untyped-decorator]
     async def complete(

@@ -11,6 +11,9 @@ SESSIONS: Final = "sage://sessions"
 CELLS: Final = "sage://sessions/{session}/cells"
 CELL: Final = "sage://sessions/{session}/cells/{cell}"
 OUTPUT: Final = "sage://sessions/{session}/cells/{cell}/{stream}{?offset,limit}"
+FILES: Final = "sage://sessions/{session}/files"
+FILE: Final = "sage://sessions/{session}/files/{+path}"
+NOTEBOOK: Final = "sage://sessions/{session}/notebook.ipynb"
 IMAGE: Final = "sage://sessions/{session}/cells/{cell}/images/{number}"
 
 DISPLAY_KINDS: Final = {
@@ -41,7 +44,13 @@ def cell_uri(session: str, cell: int) -> str:
 
 def session_uris(session: str) -> list[str]:
     """The addresses of what changes whenever something happens in a session."""
-    return [f"{SESSIONS}/{quote(session, safe='')}/cells"]
+    root = f"{SESSIONS}/{quote(session, safe='')}"
+    return [f"{root}/cells", f"{root}/notebook.ipynb"]
+
+
+def file_uri(session: str, path: str) -> str:
+    """A file of a session."""
+    return f"{SESSIONS}/{quote(session, safe='')}/files/{quote(path)}"
 
 
 def cell_uris(session: str, cell: int) -> list[str]:

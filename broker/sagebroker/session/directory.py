@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sagebroker.errors import (
@@ -16,14 +16,27 @@ from sagebroker.session.queue import RETRY_AFTER_S
 from sagebroker.session.recall import list_cells, recall
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from sagebroker.config import BrokerConfig
     from sagebroker.session.cell import Cell
     from sagebroker.session.found import Found
     from sagebroker.session.opener import Opener
     from sagebroker.session.session import Session
     from sagebroker.store.folders import StateFolder
-    from sagebroker.store.records import Hibernate, OnEnd, SessionRow
+    from sagebroker.store.records import CellRow, Hibernate, OnEnd, SessionRow
     from sagebroker.store.store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionRecord:
+    """What is stored about a session, beside its cells."""
+
+    row: SessionRow
+    kernels: tuple[str, ...]
+    """Which kernels served it lately, each once: ``sage 10.8``."""
+    cells: Mapping[int, CellRow]
+    """What is stored of its cells, by number."""
 
 
 class Directory:
@@ -119,6 +132,15 @@ class Directory:
         row = await self._row(name)
         limits = self._config.session
         return await self._store.call(lambda db: recall(db, row.id, name, number, limits))
+
+    async def record(self, name: str) -> SessionRecord:
+        """What is stored about a session itself. Raises `SessionNotFoundError`, `StorageError`."""
+        row = await self._row(self.resolve(name))
+        events = await self._store.call(lambda db: db.events(row.id))
+        told = [e.detail.get("software") for e in events if e.word == "kernel.ready"]
+        kernels = dict.fromkeys(kernel for kernel in told if isinstance(kernel, str) and kernel)
+        cells = await self._store.call(lambda db: db.cells(row.id))
+        return SessionRecord(row=row, kernels=tuple(kernels), cells={c.number: c for c in cells})
 
     async def list_cells(self, name: str, most: int) -> list[Cell]:
         """The newest ``most`` cells of a session, in order; raises as `Broker.read_cell` does.

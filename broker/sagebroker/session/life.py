@@ -265,6 +265,7 @@ class Life:
             await anyio.lowlevel.checkpoint_if_cancelled()
             self._ending.was_ready = True
             ready.started()
+        await self._keeper.note("kernel.ready", software=kernel.software)
         if self._desk.restart is not None and self._desk.restart.began:
             self._deaths.clear()
             self._desk.restart.end()
