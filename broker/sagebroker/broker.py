@@ -29,6 +29,7 @@ from sagebroker.errors import (
     SessionClosedError,
     SessionNotFoundError,
     TooManySessionsError,
+    alone,
 )
 from sagebroker.kernel.kernel import Wire
 from sagebroker.logs import event
@@ -126,7 +127,7 @@ class Broker(AsyncContextManagerMixin):
 
     @asynccontextmanager
     async def _running(self, instance: str) -> AsyncIterator[None]:
-        try:
+        with alone():
             async with anyio.create_task_group() as self._tg:
                 self._tg.start_soon(self._upkeep.renew_leases)
                 self._tg.start_soon(self._upkeep.let_sleep, self.config.hibernation)
@@ -151,11 +152,6 @@ class Broker(AsyncContextManagerMixin):
                     with anyio.CancelScope(shield=True):
                         await self._leave_all()
                     self._tg.cancel_scope.cancel()
-        except BaseExceptionGroup as group:
-            # The task group is not the caller's business: one error arrives as itself.
-            if len(group.exceptions) > 1:
-                raise
-            raise group.exceptions[0] from group.exceptions[0].__cause__
 
     @property
     def own_labels(self) -> dict[str, str]:

@@ -7,9 +7,12 @@ stable word that tests, logs and clients use. What the user's code raises in a k
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from sagebroker.model import ExitReport
 
 
@@ -267,3 +270,15 @@ class ImageNotFoundError(ImageError):
     """The engine does not have the image."""
 
     code = "image_not_found"
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Around a task group that is not the caller's business: one error leaves as itself, not in a bundle."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        if len(group.exceptions) > 1:
+            raise
+        error = group.exceptions[0]
+        raise error from error.__cause__

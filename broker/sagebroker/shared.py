@@ -12,7 +12,7 @@ from sagebroker.config import BrokerConfig, engine_environment
 from sagebroker.container.docker import DockerRuntime
 from sagebroker.container.engine import find_engine
 from sagebroker.container.runtime import ContainerRuntime
-from sagebroker.errors import TooManySessionsError
+from sagebroker.errors import TooManySessionsError, alone
 from sagebroker.kernel.guard import MemoryGuard
 
 RETRY_AFTER_S = 30.0
@@ -47,10 +47,11 @@ class Shared(AsyncContextManagerMixin):
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncIterator[Shared]:
         try:
-            async with anyio.create_task_group() as tg:
-                tg.start_soon(self.guard.run)
-                yield self
-                tg.cancel_scope.cancel()
+            with alone():
+                async with anyio.create_task_group() as tg:
+                    tg.start_soon(self.guard.run)
+                    yield self
+                    tg.cancel_scope.cancel()
         finally:
             if self._own_runtime is not None:
                 with anyio.CancelScope(shield=True):

@@ -21,7 +21,7 @@ from anyio.lowlevel import checkpoint
 from jupyter_client.session import Session
 from zmq.utils.monitor import recv_monitor_message
 
-from sagebroker.errors import WireError
+from sagebroker.errors import WireError, alone
 from sagebroker.kernel.intake import Intake, IntakeCounts, WireLimits
 from sagebroker.kernel.sockets import PinnedSocket
 from sagebroker.protocol.messages import Channel, Message, parse
@@ -351,17 +351,12 @@ async def open_channels(
         limits=limits or WireLimits(),
     )
     try:
-        channels.connect()
-        async with create_task_group() as readers:
-            readers.start_soon(channels.serve, name="kernel channels")
-            yield channels
-            readers.cancel_scope.cancel()
-    except BaseExceptionGroup as group:
-        # The task group is not the caller's business: one error arrives as itself.
-        if len(group.exceptions) > 1:
-            raise
-        error = group.exceptions[0]
-        raise error from error.__cause__
+        with alone():
+            channels.connect()
+            async with create_task_group() as readers:
+                readers.start_soon(channels.serve, name="kernel channels")
+                yield channels
+                readers.cancel_scope.cancel()
     finally:
         channels.close()
 

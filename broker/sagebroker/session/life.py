@@ -20,7 +20,7 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
-from sagebroker.errors import BrokerError, KernelStartError, StorageError
+from sagebroker.errors import BrokerError, KernelStartError, StorageError, alone
 from sagebroker.kernel.kernel import Kernel, Wire, open_kernel
 from sagebroker.kernel.start import wait_revived
 from sagebroker.logs import event
@@ -139,17 +139,12 @@ class Life:
             BrokerError: The first kernel did not come up.
         """
         try:
-            with self._scope:
+            with alone(), self._scope:
                 async with anyio.create_task_group() as self._losses.tg:
                     self._losses.tg.start_soon(self._transcript.run)
                     if not self._is_new and self._adopted is None:
                         await self._begin_without_container()
                     await self._live(ready)
-        except BaseExceptionGroup as group:
-            # The task group is not the caller's business: one error arrives as itself.
-            if len(group.exceptions) > 1:
-                raise
-            raise group.exceptions[0] from group.exceptions[0].__cause__
         finally:
             with anyio.CancelScope(shield=True):
                 await self._finish()
