@@ -25,7 +25,7 @@ class ModernClient:
 
     def __init__(self, served: Served, token: str, *extensions: str) -> None:
         self._url, self._token = served.url, token
-        self._capabilities: dict[str, Any] = {
+        self.capabilities: dict[str, Any] = {
             "extensions": {name: {} for name in extensions},
             "elicitation": {},
         }
@@ -36,7 +36,7 @@ class ModernClient:
         meta = {
             f"{prefix}protocolVersion": VERSION,
             f"{prefix}clientInfo": {"name": "test", "version": "1"},
-            f"{prefix}clientCapabilities": self._capabilities,
+            f"{prefix}clientCapabilities": self.capabilities,
         }
         body = {
             "jsonrpc": "2.0",
@@ -132,6 +132,33 @@ async def test_a_task_asks_and_is_answered(alice: ModernClient) -> None:
     await alice.task("update", task["taskId"], inputResponses=given)
     ended = await alice.until(task["taskId"], "completed")
     assert ended["result"]["content"][-1]["text"] == "'me'"
+
+
+async def test_a_client_that_cannot_ask_is_told_how_to_answer(
+    alice: ModernClient, served: Served
+) -> None:
+    task = await alice.run("time = __import__('time'); time.sleep(1.5); input('Who? ')")
+    await alice.until(task["taskId"], "input_required")
+    silent = ModernClient(served, served.token("alice"), EXTENSION)
+    del silent.capabilities["elicitation"]
+    found = (await silent.task("get", task["taskId"]))["result"]
+    assert found["status"] == "working"
+    assert "inputRequests" not in found
+    assert "sage_wait" in found["statusMessage"]
+
+
+async def test_a_task_is_found_again_by_the_next_server(short_dir: Path) -> None:
+    token = make_token(short_dir / "state", "alice")
+    async with serving(local_serve(short_dir), short_dir / "state") as first:
+        client = ModernClient(first, token, EXTENSION)
+        task = await client.run(WAITS)
+        (files_of(first, "alice") / "go").touch()
+        before = await client.until(task["taskId"], "completed")
+    async with serving(local_serve(short_dir), short_dir / "state") as second:
+        client = ModernClient(second, token, EXTENSION)
+        after = (await client.task("get", task["taskId"]))["result"]
+        assert after["status"] == "completed"
+        assert after["result"]["content"] == before["result"]["content"]
 
 
 async def test_a_task_belongs_to_its_user_and_to_clients_that_know_tasks(

@@ -120,13 +120,16 @@ class Tasks(Extension):
             _offer.reset(token)
         if offer.task is None or offer.task[1].status.is_final:
             return result
-        return {"resultType": "task", **_state(*offer.task)}
+        can_ask = able is not None and able.elicitation is not None
+        return {"resultType": "task", **_state(*offer.task, can_ask=can_ask)}
 
     async def _get(
         self, ctx: ServerRequestContext[Users, Any], params: TaskParams
     ) -> HandlerResult:
         _, name, cell = await self._find(ctx, params)
-        state = _state(_session_id(params.task_id), cell)
+        able = ctx.session.client_capabilities
+        can_ask = able is not None and able.elicitation is not None
+        state = _state(_session_id(params.task_id), cell, can_ask=can_ask)
         if state["status"] == "completed":
             cell.tell()
             result = await answer(name, cell, max_chars=CHARS)
@@ -204,8 +207,14 @@ def _question(cell: Cell) -> str:
     return f"input{cell.questions}"
 
 
-def _state(session_id: str, cell: Cell) -> dict[str, Any]:
-    """A task as it is told, but for its result."""
+def _state(session_id: str, cell: Cell, *, can_ask: bool) -> dict[str, Any]:
+    """A task as it is told, but for its result.
+
+    Args:
+        session_id: The session's.
+        cell: The task's.
+        can_ask: Whether the client can put a question to a person.
+    """
     touched = cell.ended_at or cell.started_at or cell.queued_at
     state: dict[str, Any] = {
         "taskId": _task_id(session_id, cell),
@@ -219,12 +228,16 @@ def _state(session_id: str, cell: Cell) -> dict[str, Any]:
         is_cancelled = cell.status is CellStatus.INTERRUPTED and cell.stop_reason == CANCELLED
         state["status"] = "cancelled" if is_cancelled else "completed"
         state["statusMessage"] = " ".join([f"cell {cell.number} {cell.word}", *cell.notices])
-    elif cell.asks is not None and not cell.asks.is_password:
+    elif cell.asks is not None and can_ask and not cell.asks.is_password:
         state["status"] = "input_required"
         request = elicitation(cell.asks.prompt).model_dump(by_alias=True, mode="json")
         state["inputRequests"] = {_question(cell): request}
     else:
         state["statusMessage"] = f"cell {cell.number} {cell.word} {cell.elapsed_s:.0f} s"
+        if cell.asks is not None:
+            state["statusMessage"] += (
+                f"; it asks {cell.asks.prompt!r}: sage_wait(…, answer=…) answers"
+            )
     return state
 
 
