@@ -174,11 +174,11 @@ class ServedUsers(AsyncContextManagerMixin):
         """The user's broker, started if need be. Raises `BrokerError` where it cannot be."""
         async with self._starting.setdefault(user, anyio.Lock()):
             if user not in self._brokers:
-                self._brokers[user] = await self._tg.start(self._serve, user)
+                await self._tg.start(self._serve, user)
             return self._brokers[user]
 
     async def _serve(
-        self, user: str, *, task_status: TaskStatus[Broker] = anyio.TASK_STATUS_IGNORED
+        self, user: str, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
     ) -> None:
         """A broker's life. What it does not foresee ends it, and no other's."""
         is_up = False
@@ -187,7 +187,9 @@ class ServedUsers(AsyncContextManagerMixin):
             broker.listeners.append(partial(self._tell, user))
             async with broker:
                 is_up = True
-                task_status.started(broker)
+                # Here, where it is taken out again: one that ends at once must not stay there.
+                self._brokers[user] = broker
+                task_status.started()
                 await anyio.sleep_forever()
         except Exception:
             if not is_up:

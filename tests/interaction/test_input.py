@@ -37,7 +37,7 @@ async def test_looking_at_a_cell_that_asks_answers_nothing(client: Client) -> No
     await run(client, "input('?')")
     assert status(await call(client, "sage_wait", session="default", cell=1)) == "awaiting_input"
     sessions = await call(client, "sage_sessions")
-    assert "running" in text_of(sessions)
+    assert "cell 1 awaiting_input" in text_of(sessions)
     ended = await call(client, "sage_wait", session="default", cell=1, answer="x\n\n")
     assert result_text(ended) == r"'x\n'"
 

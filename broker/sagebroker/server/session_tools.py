@@ -62,6 +62,7 @@ class SessionView(BaseModel):
     hibernate: str
     running_cell: int | None
     running_s: float
+    awaits_input: bool
     queued_cells: int
     last_cell: int
     idle_s: float
@@ -226,6 +227,7 @@ def _view(info: SessionInfo, rest: str) -> SessionView:
         hibernate=info.hibernate,
         running_cell=info.running,
         running_s=round(info.running_s, 1),
+        awaits_input=info.is_asking,
         queued_cells=info.queued,
         last_cell=info.cells,
         idle_s=round(info.idle_s, 1),
@@ -245,6 +247,7 @@ def _stored_view(row: SessionRow) -> SessionView:
         hibernate=row.hibernate,
         running_cell=None,
         running_s=0.0,
+        awaits_input=False,
         queued_cells=0,
         last_cell=0,
         idle_s=round(max(0.0, utcnow().timestamp() - row.active_at), 1),
@@ -262,7 +265,8 @@ def _line(view: SessionView) -> str:
     if view.state == ELSEWHERE:
         return f"{view.name}: not open here; another process serves it, or its kernel waits"
     if view.running_cell is not None:
-        facts.append(f"cell {view.running_cell} running {view.running_s:g} s")
+        word = "awaiting_input" if view.awaits_input else "running"
+        facts.append(f"cell {view.running_cell} {word} {view.running_s:g} s")
     else:
         facts.append(f"idle {view.idle_s:g} s")
     facts.append(f"{view.queued_cells} queued")

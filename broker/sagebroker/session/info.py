@@ -31,6 +31,8 @@ class SessionInfo:
     running: int | None
     """Number of the running cell."""
     running_s: float
+    is_asking: bool
+    """Whether the running cell waits for input."""
     queued: int
     idle_s: float
     """Seconds since the last cell or wish; 0 while a cell runs."""
@@ -62,6 +64,7 @@ def info_of(row: SessionRow, desk: Desk) -> SessionInfo:
         cells=desk.queue.next_number - 1,
         running=running.number if running else None,
         running_s=running.elapsed_s if running else 0.0,
+        is_asking=running is not None and running.asks is not None,
         queued=len(desk.queue),
         idle_s=0.0 if running else time.monotonic() - desk.active_at,
         memory_bytes=None,
