@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 from typing import TYPE_CHECKING, Final
@@ -24,16 +25,23 @@ LAST_ANSWERS_S: Final = 2.0
 """After the client has closed stdin, for the server to say its last words."""
 
 
+_log = logging.getLogger(__name__)
+
+
 async def find_server(config: BrokerConfig) -> SocketStream | None:
     """A connection to the server of this state folder, or None where none runs."""
     instance = await anyio.to_thread.run_sync(StateFolder(config.state_dir).instance)
     if instance is None:
         return None
+    path = mcp_socket(config, instance)
     try:
-        return await anyio.connect_unix(mcp_socket(config, instance))
-    except OSError:
+        server = await anyio.connect_unix(path)
+    except OSError as error:
         # No socket, or one that nobody listens at.
+        _log.info("No server to join at %s: %s", path, error)
         return None
+    _log.info("Joining the server at %s", path)
+    return server
 
 
 async def bridge(server: SocketStream) -> None:
