@@ -47,7 +47,7 @@ from sagebroker.server.api_views import (
 )
 from sagebroker.server.callers import current_user, missing_scope
 from sagebroker.server.failures import sentence
-from sagebroker.server.session_tools import list_sessions
+from sagebroker.server.session_tools import list_sessions, look_at
 from sagebroker.session.cell import Cell
 from sagebroker.session.session import Session
 from sagebroker.users import ServedUsers
@@ -226,12 +226,8 @@ async def post_input(broker: Serving, name: Name, number: Number, body: InputBod
 
 
 async def _view(broker: Broker, name: str, notices: list[str] | None = None) -> SessionAnswer:
-    await broker.directory.check(name)
-    real = broker.directory.resolve(name)
-    for view in (await list_sessions(broker)).sessions:
-        if view.name == real:
-            return SessionAnswer(**view.model_dump(), notices=notices or [])
-    raise SessionNotFoundError(name, [session.name for session in broker.sessions()])
+    view = await look_at(broker, name)
+    return SessionAnswer(**view.model_dump(), notices=notices or [])
 
 
 async def _wait(cell: Cell, wait_s: float, ending: anyio.Event) -> None:

@@ -11,7 +11,7 @@ from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import BaseModel, Field
 
 from sagebroker.broker import Broker
-from sagebroker.errors import BrokerError
+from sagebroker.errors import BrokerError, SessionNotFoundError
 from sagebroker.kernel.kernelspec import KernelSpec
 from sagebroker.model import utcnow
 from sagebroker.server.arguments import SessionName
@@ -166,6 +166,22 @@ async def list_sessions(broker: Broker) -> SessionList:
     opened = {view.name for view in views}
     views += [_stored_view(row) for row in await broker.stored_sessions() if row.name not in opened]
     return SessionList(sessions=views, most=broker.config.session.max_sessions)
+
+
+async def look_at(broker: Broker, name: str) -> SessionView:
+    """One session, without its memory, which takes the engine a second to tell.
+
+    Raises:
+        SessionNotFoundError: There is none.
+    """
+    session = broker.open_one(name)
+    if session is not None:
+        return _view(session.info(), _rest(broker))
+    rows = await broker.stored_sessions()
+    for row in rows:
+        if row.name == name:
+            return _stored_view(row)
+    raise SessionNotFoundError(name, [row.name for row in rows])
 
 
 async def sage_restart(
