@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import pytest
 from mcp.server.mcpserver.exceptions import ToolError
@@ -17,7 +18,8 @@ from sagebroker.errors import (
     WireError,
 )
 from sagebroker.server import limits
-from sagebroker.server.argument_check import explain
+from sagebroker.server.app import make_server
+from sagebroker.server.argument_check import check_names, explain, unknown_tool
 from sagebroker.server.failures import answering
 
 
@@ -90,9 +92,58 @@ def test_wrong_arguments_are_told_without_jargon() -> None:
         caught.value,
     )
     assert text.startswith(
-        "The arguments of sage_run do not fit: code is missing; wait_s must be a number, for instance 45. Nothing was done."
+        "The arguments of sage_run do not fit: code is missing; it must be text; wait_s must be a number, for instance 45. Nothing was done."
     )
     assert "pydantic" not in text
+
+
+@pytest.mark.parametrize(
+    ("tool", "given", "said"),
+    [
+        ("sage_run", {"code": "1", "timeout": 5}, "Did you mean 'time_limit_s' for 'timeout'?"),
+        ("sage_wait", {"cell": 1, "timeout": 5}, "Did you mean 'wait_s' for 'timeout'?"),
+        ("sage_run", {"code": "1", "session_id": "a"}, "Did you mean 'session' for 'session_id'?"),
+        ("sage_run", {"code": "1", "max_char": 5}, "Did you mean 'max_chars' for 'max_char'?"),
+        (
+            "sage_run",
+            {"code": "1", "zzzz": 5},
+            "no argument 'zzzz'. Nothing was done. It has: code,",
+        ),
+    ],
+)
+async def test_an_argument_that_the_tool_does_not_have_is_refused_with_what_was_meant(
+    tool: str, given: dict[str, object], said: str
+) -> None:
+    tools = {one.name: one for one in await make_server(never).list_tools()}
+    with pytest.raises(ToolError) as caught:
+        check_names(tool, tools[tool].input_schema, given)
+    assert said in str(caught.value)
+
+
+async def test_every_argument_of_every_tool_is_let_through() -> None:
+    for tool in await make_server(never).list_tools():
+        check_names(tool.name, tool.input_schema, dict.fromkeys(tool.input_schema["properties"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("sage_execute", "sage_run"),
+        ("run_python", "sage_run"),
+        ("sage_session", "sage_sessions"),
+        ("zzzzzzzz", ""),
+    ],
+)
+def test_a_tool_that_is_not_there_is_told_with_the_one_that_was_meant(
+    name: str, meant: str
+) -> None:
+    text = unknown_tool(name, ["sage_run", "sage_sessions", "sage_files"])
+    assert (f"Did you mean '{meant}'?" in text) is bool(meant)
+    assert "There are: sage_files, sage_run, sage_sessions." in text
+
+
+def never() -> Any:
+    raise AssertionError("listing tools opens no broker")
 
 
 def test_numbers_out_of_range_are_lowered_with_a_sentence_or_refused() -> None:

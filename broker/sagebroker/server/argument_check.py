@@ -18,31 +18,31 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 _MEANT: Final = {
-    "timeout": "time_limit_s",
-    "timeout_s": "time_limit_s",
-    "time_limit": "time_limit_s",
-    "wait": "wait_s",
-    "session_id": "session",
-    "session_name": "session",
-    "cell_id": "cell",
-    "cell_number": "cell",
-    "execution": "cell",
-    "execution_id": "cell",
-    "command": "code",
-    "source": "code",
-    "expression": "code",
-    "script": "code",
-    "input": "answer",
-    "query": "pattern",
-    "search": "pattern",
-    "filename": "path",
-    "file": "path",
-    "text": "content",
-    "data": "content",
-    "symbol": "name",
-    "topic": "name",
+    "timeout": ("time_limit_s", "wait_s"),
+    "timeout_s": ("time_limit_s", "wait_s"),
+    "time_limit": ("time_limit_s", "wait_s"),
+    "time_limit_s": ("wait_s",),
+    "session_id": ("session",),
+    "session_name": ("session",),
+    "cell_id": ("cell",),
+    "cell_number": ("cell",),
+    "execution": ("cell",),
+    "execution_id": ("cell",),
+    "command": ("code",),
+    "source": ("code",),
+    "expression": ("code",),
+    "script": ("code",),
+    "input": ("answer",),
+    "query": ("pattern",),
+    "search": ("pattern",),
+    "filename": ("path",),
+    "file": ("path",),
+    "text": ("content",),
+    "data": ("content",),
+    "symbol": ("name",),
+    "topic": ("name",),
 }
-"""Names that the tools of other servers have, and ours for the same."""
+"""Names that the tools of other servers have, and ours for the same; the first that the tool has counts."""
 
 _RUNNING: Final = ("run", "exec", "eval", "python", "code", "calc", "comput")
 """What the names of other servers' tools contain that run code."""
@@ -75,8 +75,9 @@ def explain(tool: str, schema: Mapping[str, Any], error: ValidationError) -> str
     complaints = {}
     for entry in error.errors(include_url=False, include_context=False, include_input=False):
         name = str(entry["loc"][0]) if entry["loc"] else ""
-        missing = entry["type"] == "missing"
-        what = "is missing" if missing else f"must be {_kind(properties.get(name, {}))}"
+        what = f"must be {_kind(properties.get(name, {}))}"
+        if entry["type"] == "missing":
+            what = f"is missing; it {what}"
         complaints[name] = f"{name} {what}" if name in properties else str(entry["msg"])
     return (
         f"The arguments of {tool} do not fit: {'; '.join(complaints.values())}. Nothing was done."
@@ -100,9 +101,9 @@ def _kind(schema: Mapping[str, Any]) -> str:
 
 
 def _meant(name: str, known: list[str]) -> str:
-    meant = _MEANT.get(name.lower(), "")
-    if meant in known:
-        return meant
+    for meant in _MEANT.get(name.lower(), ()):
+        if meant in known:
+            return meant
     if name.lower() in ("name", "session_id", "id") and "session" in known:
         return "session"
     return _nearest(name, known)

@@ -169,7 +169,7 @@ def error_part(cell: Cell) -> Part:
     trimmed = tracebacks.trim(failure)
     is_stop = cell.status is CellStatus.INTERRUPTED and failure.ename == "KeyboardInterrupt"
     text = "\n".join(line for line in (trimmed.title, trimmed.frames) if line)
-    notes = [] if is_stop else [tracebacks.hint(failure)]
+    notes = [] if is_stop else [tracebacks.hint(failure, cell.code)]
     if trimmed.omitted and not is_stop:
         notes.insert(0, f"({trimmed.omitted} frames of library code left out.)")
     return Part(kind="error", text=text, note="\n".join(note for note in notes if note))

@@ -65,8 +65,20 @@ def trim(failure: CellFailure) -> Trimmed:
     )
 
 
-def hint(failure: CellFailure) -> str:
-    """What to do about it, where the exception alone tells."""
+_NETWORK = frozenset(
+    {"URLError", "gaierror", "ConnectionError", "MaxRetryError", "NewConnectionError"}
+)
+"""Exceptions of whoever tries to reach another machine."""
+
+
+def hint(failure: CellFailure, code: str = "") -> str:
+    """What to do about it, where the exception and the code alone tell."""
+    if failure.ename == "SyntaxError" and code.lstrip().startswith("```"):
+        return "The code begins with a Markdown fence; give the code alone, without ``` lines."
+    if failure.ename == "FileNotFoundError":
+        return 'sage_files(action="list") shows the files that are there; paths are relative to /files.'
+    if failure.ename in _NETWORK:
+        return "The session has no network: bring data in with sage_files."
     if failure.ename == "NameError":
         found = _NAME.search(failure.evalue)
         if found:

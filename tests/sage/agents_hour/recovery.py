@@ -22,10 +22,11 @@ _MEANT = re.compile(r"Did you mean '(\w+)'(?: for '(\w+)')?")
 _INSTEAD = re.compile(
     r"(\w+) must be [^;]*?(?:one of|for instance) (\"[^\"]*\"|\d+(?:\.\d+)?|true|false)"
 )
-_KIND = re.compile(r"(\w+) must be (text|a number|a whole number|true or false)")
+_KIND = re.compile(
+    r"(\w+) (?:is missing; it )?must be (text|a number|a whole number|true or false)"
+)
 _RUN_FIRST = re.compile(r"run (var\('\w+'\)) first")
 _LATER = re.compile(r"retry_after: (\d+) s")
-_MISSING = re.compile(r"(\w+) is missing")
 _EXAMPLE = re.compile(r"(?:for instance|with|end: .*|\.) (\w+)=(\"[^\"]*\"|\d+)")
 _NEAR = re.compile(r"Close matches: (\w+)")
 _LISTED = re.compile(r"(?:open sessions|There are|cells|known): ?(?:'([\w.-]+)'|(\d+))")
@@ -85,9 +86,8 @@ def _corrected(text: str, tool: str, arguments: Arguments) -> Step | None:
         changed[name] = json.loads(value)
     for name, kind in _KIND.findall(text):
         if changed.get(name) == arguments.get(name):
-            changed[name] = _BASIC[kind]
-    for name in _MISSING.findall(text):
-        changed[name] = {"code": "1 + 1", "cell": 1}.get(name, "default")
+            # Of any text that fits the one that fits most: it is code, and an agent knows its session.
+            changed[name] = "default" if name == "session" else _BASIC[kind]
     for name, value in _EXAMPLE.findall(text):
         changed[name] = json.loads(value)
     if found := _NEAR.search(text):
@@ -124,7 +124,9 @@ def _called(text: str, tool: str, arguments: Arguments) -> Step | None:
 
 
 def _chosen(text: str, tool: str, arguments: Arguments) -> Step | None:
-    """One of the alternatives that are listed."""
+    """One of the alternatives that are listed; not for what cannot be taken back."""
+    if tool == "sage_close" or (tool == "sage_restart" and "restore" not in arguments):
+        return None
     if found := _CELLS.search(text):
         return Step(tool, {**arguments, "cell": int(found[2])})
     if found := _LISTED.search(text):

@@ -89,14 +89,14 @@ WRONG_ARGUMENTS: list[Call] = [
 FORGOTTEN: list[Call] = [
     run("1 + 1", session="never-opened"),
     run("1 + 1", session="Default"),
-    ("sage_variables", {"session": "gone"}),
-    ("sage_interrupt", {"session": "gone"}),
-    ("sage_close", {"session": "gone"}),
-    ("sage_restart", {"session": "gone"}),
-    ("sage_output", {"session": "gone", "cell": 1}),
-    ("sage_files", {"action": "list", "session": "gone"}),
-    ("sage_inspect", {"name": "factor", "session": "gone"}),
-    ("sage_checkpoint", {"session": "gone"}),
+    ("sage_variables", {"session": "gone-1"}),
+    ("sage_interrupt", {"session": "gone-2"}),
+    ("sage_close", {"session": "gone-3"}),
+    ("sage_restart", {"session": "gone-4"}),
+    ("sage_output", {"session": "gone-5", "cell": 1}),
+    ("sage_files", {"action": "list", "session": "gone-6"}),
+    ("sage_inspect", {"name": "factor", "session": "gone-7"}),
+    ("sage_checkpoint", {"session": "gone-8"}),
 ]
 
 CODE_THAT_FAILS: list[Call] = [
