@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,13 @@ import httpx2
 from anyio.abc import Process
 from mcp import Client, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
+from tests.conftest import PREFIX, remove_folder
 
 from sagebroker.model import utcnow
 from sagebroker.server.auth import RUN
 from sagebroker.store.tokens import TokenFile
+
+_tests = itertools.count(1)
 
 START_LIMIT_S = 60.0
 END_LIMIT_S = 60.0
@@ -38,13 +42,23 @@ class Served:
     """Of /mcp."""
     http_socket: Path
     mcp_socket: Path
+    suffix: str = ""
+    """Behind the names of users: tests that share a server have users of their own."""
 
     @property
     def base(self) -> str:
         return self.url.removesuffix("/mcp")
 
     def token(self, user: str, *scopes: str, lasts_s: float | None = None, note: str = "") -> str:
-        return make_token(self.state_dir, user, *scopes, lasts_s=lasts_s, note=note)
+        return make_token(self.state_dir, self.user(user), *scopes, lasts_s=lasts_s, note=note)
+
+    def user(self, name: str) -> str:
+        """The whole name of a user."""
+        return name + self.suffix
+
+    def for_one_test(self) -> Served:
+        """The same server, with users that no other test has."""
+        return replace(self, suffix=f"-{next(_tests)}")
 
     @asynccontextmanager
     async def client(
@@ -112,6 +126,26 @@ async def _first_document(process: Process) -> dict[str, str]:
         text += await process.stdout.receive()
     found: dict[str, str] = json.loads(text)
     return found
+
+
+@asynccontextmanager
+async def serving_in(
+    command: Callable[[Path], list[str]], name: str, **settings: str
+) -> AsyncIterator[Served]:
+    """Run a server that has given out a token, in a folder of its own.
+
+    Args:
+        command: Of the server, for its folder.
+        name: Of the folder.
+        settings: Of the server's environment.
+    """
+    folder = Path("/tmp") / f"{PREFIX}{name}"
+    make_token(folder / "state", "nobody")
+    try:
+        async with serving(command(folder), folder / "state", {**os.environ, **settings}) as found:
+            yield found
+    finally:
+        remove_folder(folder)
 
 
 def real_server_env(config_dir: Path, image: str, **settings: str) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import AsyncIterator
@@ -15,7 +14,7 @@ import pytest
 from tests.interaction.calling import call
 from tests.interaction.conftest import LOCAL_SERVER
 from tests.interaction.reading import is_error, text_of
-from tests.serving import Served, make_token, serving
+from tests.serving import Served, serving_in
 
 from sagebroker.server.auth import READ, RUN
 
@@ -24,6 +23,7 @@ SCHEMATHESIS_LIMIT_S = 240.0
 UNLIMITED = {
     "SAGEBROKER_USERS__CALLS_PER_MINUTE": "1000000",
     "SAGEBROKER_USERS__BURST_CALLS": "1000000",
+    "SAGEBROKER_USERS__TOTAL_SESSIONS": "1000000",
 }
 ENDPOINTS = [
     ("GET", "/sessions"),
@@ -35,7 +35,10 @@ ENDPOINTS = [
     ("GET", "/sessions/theirs/cells"),
     ("POST", "/sessions/theirs/cells"),
     ("GET", "/sessions/theirs/cells/1"),
+    ("POST", "/sessions/theirs/cells/1/input"),
 ]
+BODIES = {"cells": {"code": "1"}, "input": {"text": "1"}}
+"""What has to be sent, by the end of the path."""
 OF_ONE_SESSION = [(m, p) for m, p in ENDPOINTS if "theirs" in p and m != "PUT"]
 CHANGING = [(m, p) for m, p in ENDPOINTS if m != "GET"]
 TOOLS: dict[str, dict[str, Any]] = {
@@ -58,12 +61,15 @@ def local_serve(folder: Path) -> list[str]:
     return [sys.executable, str(LOCAL_SERVER), str(folder), "serve"]
 
 
-@pytest.fixture
-async def served(short_dir: Path) -> AsyncIterator[Served]:
-    make_token(short_dir / "state", "nobody")
-    env = {**os.environ, **UNLIMITED}
-    async with serving(local_serve(short_dir), short_dir / "state", env) as found:
+@pytest.fixture(scope="module")
+async def server() -> AsyncIterator[Served]:
+    async with serving_in(local_serve, "api", **UNLIMITED) as found:
         yield found
+
+
+@pytest.fixture
+def served(server: Served) -> Served:
+    return server.for_one_test()
 
 
 class Api:
@@ -74,8 +80,8 @@ class Api:
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
 
     async def ask(self, method: str, path: str, body: object = None) -> httpx2.Response:
-        if method == "POST" and path.endswith("/cells") and body is None:
-            body = {"code": "1"}
+        if method == "POST" and body is None:
+            body = BODIES.get(path.rpartition("/")[2])
         return await self._http.request(method, self._base + path, json=body, headers=self._headers)
 
     async def get(self, path: str) -> Any:
@@ -128,6 +134,18 @@ async def test_a_cell_that_runs_is_waited_for_again_and_interrupted(api: Api) ->
     assert kept.json()["outputs"][0]["data"]["text/plain"] == "3"
     idle = await api.ask("POST", "/sessions/a/interrupt")
     assert "Nothing runs" in idle.json()["message"]
+
+
+async def test_a_cell_that_asks_is_answered(api: Api) -> None:
+    await api.ask("PUT", "/sessions/a")
+    body = {"code": "input('Who? ')", "wait_s": 60}
+    asked = (await api.ask("POST", "/sessions/a/cells", body)).json()
+    assert (asked["status"], asked["asks"]) == ("awaiting_input", "Who? ")
+    assert (await api.ask("POST", "/sessions/a/cells/1/input", {"text": "me"})).status_code == 200
+    ended = await api.get("/sessions/a/cells/1?wait_s=60")
+    assert ended["outputs"][0]["data"]["text/plain"] == "'me'"
+    late = await api.ask("POST", "/sessions/a/cells/1/input", {"text": "you"})
+    assert (late.status_code, late.json()["error"]) == (409, "no_input_wanted")
 
 
 async def test_a_repeated_request_runs_nothing_twice(api: Api) -> None:
@@ -263,4 +281,4 @@ async def test_the_openapi_document_is_kept_in_every_answer(served: Served) -> N
         done = await anyio.run_process(command, check=False, cwd=served.state_dir)
     report = re.sub(r"Bearer \S+", "Bearer …", done.stdout.decode())
     assert done.returncode == 0, report
-    assert "9 selected / 9 total" in report
+    assert f"{len(ENDPOINTS)} selected / {len(ENDPOINTS)} total" in report

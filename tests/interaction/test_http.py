@@ -18,7 +18,7 @@ from mcp import Client
 from tests.interaction.calling import call, run, run_on
 from tests.interaction.conftest import LOCAL_SERVER
 from tests.interaction.reading import is_error, result_text, status, text_of
-from tests.serving import Served, make_token, serving
+from tests.serving import Served, make_token, serving, serving_in
 
 from sagebroker.server.auth import METRICS, READ, RUN
 
@@ -40,12 +40,16 @@ def local_serve(folder: Path) -> list[str]:
     return [sys.executable, str(LOCAL_SERVER), str(folder), "serve"]
 
 
-@pytest.fixture
-async def served(short_dir: Path) -> AsyncIterator[Served]:
-    """A server that has given out a token."""
-    make_token(short_dir / "state", "nobody")
-    async with serving(local_serve(short_dir), short_dir / "state") as found:
+@pytest.fixture(scope="module")
+async def server() -> AsyncIterator[Served]:
+    async with serving_in(local_serve, "http", SAGEBROKER_USERS__TOTAL_SESSIONS="1000") as found:
         yield found
+
+
+@pytest.fixture
+def served(server: Served) -> Served:
+    """A server that has given out a token."""
+    return server.for_one_test()
 
 
 async def post(served: Served, headers: dict[str, str], **body: object) -> httpx2.Response:
@@ -90,7 +94,7 @@ async def test_without_a_valid_token_there_is_one_and_the_same_answer(
         token = served.token("alice", lasts_s=-1)
     if token == "revoked":
         token = served.token("alice")
-        command = [sys.executable, "-m", "sagebroker", "token", "revoke", "alice"]
+        command = [sys.executable, "-m", "sagebroker", "token", "revoke", served.user("alice")]
         env = {**os.environ, "SAGEBROKER_STATE_DIR": str(served.state_dir)}
         await anyio.run_process(command, env=env)
     answer = await post(served, {"Authorization": f"Bearer {token}"} if token else {})
@@ -170,12 +174,20 @@ async def test_health_is_told_to_anybody_and_readiness_by_the_engine(served: Ser
 
 
 async def test_metrics_count_calls_sessions_and_events_for_whoever_may_read_them(
-    served: Served, era: str
+    short_dir: Path, era: str
 ) -> None:
-    async with served.client(served.token("alice"), mode=era) as alice:
+    make_token(short_dir / "state", "nobody")
+    async with (
+        serving(local_serve(short_dir), short_dir / "state") as served,
+        served.client(served.token("alice"), mode=era) as alice,
+    ):
         await run(alice, "1")
         await run(alice, "1/0")
         await call(alice, "no_such_tool")
+        await read_metrics(served)
+
+
+async def read_metrics(served: Served) -> None:
     async with httpx2.AsyncClient(timeout=GUARD_S) as http:
         bearer = {"Authorization": f"Bearer {served.token('ops', METRICS)}"}
         found = await http.get(f"{served.base}/metrics", headers=bearer)

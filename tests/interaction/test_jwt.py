@@ -21,7 +21,7 @@ from jwt.algorithms import RSAAlgorithm
 from tests.interaction.calling import call, run
 from tests.interaction.reading import is_error, result_text, text_of
 from tests.interaction.test_http import GUARD_S, HEADERS, INITIALIZE, local_serve
-from tests.serving import Served, serving
+from tests.serving import Served, serving, serving_in
 
 KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 OTHER_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -86,16 +86,15 @@ def running_issuer() -> Iterator[Issuer]:
         server.server_close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def issuer() -> Iterator[Issuer]:
     with running_issuer() as found:
         yield found
 
 
-@pytest.fixture
-async def served(short_dir: Path, issuer: Issuer) -> AsyncIterator[Served]:
-    env = {**os.environ, "SAGEBROKER_AUTH__ISSUER": issuer.url}
-    async with serving(local_serve(short_dir), short_dir / "state", env) as found:
+@pytest.fixture(scope="module")
+async def served(issuer: Issuer) -> AsyncIterator[Served]:
+    async with serving_in(local_serve, "jwt", SAGEBROKER_AUTH__ISSUER=issuer.url) as found:
         yield found
 
 
@@ -108,14 +107,15 @@ async def post(url: str, token: str) -> httpx2.Response:
 async def test_a_user_of_the_issuer_has_sessions_of_his_own(
     served: Served, issuer: Issuer, era: str
 ) -> None:
-    async with served.client(issuer.token(served.url), mode=era) as carol:
+    carols = issuer.token(served.url, sub=f"carol-{era}")
+    async with served.client(carols, mode=era) as carol:
         await run(carol, "x = 'of carol'")
-    async with served.client(issuer.token(served.url, sub="carl"), mode=era) as carl:
+    async with served.client(issuer.token(served.url, sub=f"carl-{era}"), mode=era) as carl:
         assert "NameError" in text_of(await run(carl, "x"))
     # One of ours with the same name is another person.
-    async with served.client(served.token("carol"), mode=era) as ours:
+    async with served.client(served.token(f"carol-{era}"), mode=era) as ours:
         assert "NameError" in text_of(await run(ours, "x"))
-    async with served.client(issuer.token(served.url), mode=era) as again:
+    async with served.client(carols, mode=era) as again:
         assert result_text(await run(again, "x")) == "'of carol'"
 
 

@@ -11,7 +11,7 @@ import anyio
 import httpx2
 import pytest
 from tests.interaction.test_http import GUARD_S, local_serve
-from tests.serving import Served, make_token, serving
+from tests.serving import Served, make_token, serving, serving_in
 
 from sagebroker.server.auth import READ
 from sagebroker.server.tasks import EXTENSION
@@ -72,11 +72,15 @@ class ModernClient:
                     return found
 
 
-@pytest.fixture
-async def served(short_dir: Path) -> AsyncIterator[Served]:
-    make_token(short_dir / "state", "nobody")
-    async with serving(local_serve(short_dir), short_dir / "state") as found:
+@pytest.fixture(scope="module")
+async def server() -> AsyncIterator[Served]:
+    async with serving_in(local_serve, "tasks") as found:
         yield found
+
+
+@pytest.fixture
+def served(server: Served) -> Served:
+    return server.for_one_test()
 
 
 @pytest.fixture
@@ -85,7 +89,7 @@ def alice(served: Served) -> ModernClient:
 
 
 def files_of(served: Served, user: str) -> Path:
-    [session] = (served.state_dir / "users" / user / "sessions").iterdir()
+    [session] = (served.state_dir / "users" / served.user(user) / "sessions").iterdir()
     return session / "files"
 
 
