@@ -108,6 +108,22 @@ async def test_a_question_is_asked_on_by_the_next_broker_unless_it_was_answered(
         assert result(cell) == "'xy'"
 
 
+async def test_who_has_answered_a_followed_cell_hears_of_its_end(
+    doomed: Doomed, config: BrokerConfig, runtime: LocalRuntime
+) -> None:
+    async with doomed() as first:
+        session, _ = await first.open_session("default")
+        await session.submit("input()").wait_settled(LIMIT_S)
+    async with Broker(config, runtime) as second:
+        session, _ = await second.open_session("default")
+        cell = session.cell(1)
+        await cell.wait_settled(LIMIT_S)
+        await session.answer(cell, "x")
+        with anyio.fail_after(LIMIT_S):
+            await cell.wait_settled(2 * LIMIT_S)
+        assert result(cell) == "'x'"
+
+
 async def test_a_followed_cell_can_be_stopped_and_costs_no_variable(
     doomed: Doomed, config: BrokerConfig, runtime: LocalRuntime
 ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import getpass
 import os
 import sys
 from functools import partial
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import anyio
-import anyio.to_thread
 import typer
 from rich.markup import escape
 
@@ -30,10 +28,11 @@ from sagebroker.cli.console import (
     run_async,
     write,
 )
+from sagebroker.cli.terminal import read_answer
 from sagebroker.config import BrokerConfig
-from sagebroker.model import CellStatus, InputRequest
+from sagebroker.errors import alone
+from sagebroker.model import CellStatus
 from sagebroker.protocol.text import BoundedText, clean, strip_ansi
-from sagebroker.session.asking import END_OF_FILE
 from sagebroker.session.cell import Cell
 
 if TYPE_CHECKING:
@@ -189,8 +188,7 @@ async def _follow(session: Session, cell: Cell, *, quiet: bool) -> None:
         while not await cell.wait(_POLL_S):
             if not quiet:
                 _print_new(cell, shown)
-            if cell.asks is not None:
-                await session.answer(cell, await _read_answer(cell.asks))
+            await _have_answered(session, cell)
         if not quiet:
             _print_new(cell, shown)
     except OutputLostError:
@@ -200,20 +198,24 @@ async def _follow(session: Session, cell: Cell, *, quiet: bool) -> None:
     cell.tell()
 
 
-async def _read_answer(asked: InputRequest) -> str:
-    """What whoever runs the command answers; the end of the input where nobody is there."""
-    if not sys.stdin.isatty():
-        err.print(
-            "The code asks for input, and nobody is there to answer: it gets an EOFError.",
-            style="yellow",
-        )
-        return END_OF_FILE
-    ask = getpass.getpass if asked.is_password else input
-    try:
-        # Left alone at a signal: a thread that reads a terminal cannot be stopped.
-        return await anyio.to_thread.run_sync(ask, asked.prompt, abandon_on_cancel=True)
-    except EOFError:
-        return END_OF_FILE
+async def _have_answered(session: Session, cell: Cell) -> None:
+    """Put what the cell asks to the person at the terminal, while it asks that."""
+    asked = cell.asks
+    if asked is None:
+        return
+    text = None
+    with alone():
+        async with anyio.create_task_group() as tg:
+
+            async def give_up() -> None:
+                await cell.wait_moved_on()
+                tg.cancel_scope.cancel()
+
+            tg.start_soon(give_up)
+            text = await read_answer(asked)
+            tg.cancel_scope.cancel()
+    if text is not None and cell.asks is asked:
+        await session.answer(cell, text)
 
 
 def _print_new(cell: Cell, shown: dict[str, int]) -> None:

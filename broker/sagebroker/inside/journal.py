@@ -38,10 +38,13 @@ BROKEN = b"!"
 """State of a file to which nothing more is written, for a write has failed."""
 MESSAGE = b"m"
 TRUNCATED = b"t"
-"""Here outputs were left out for `JOURNAL_BYTES`; only `ENDINGS` follow."""
+"""Here outputs were left out for `JOURNAL_BYTES`; only `ENDINGS` and `QUESTIONS` follow."""
 
 ID_BYTES = 1024
 """Longest id of a cell; those of jupyter_client have 40 to 70."""
+
+BROKER = "sagebroker"
+"""User name in the headers of the broker's requests."""
 
 FRAMES = 5
 DELIMITER = b"<IDS|MSG>"
@@ -50,17 +53,20 @@ _PREFIX = struct.Struct(">c5I")
 _STATE_AT = len(MAGIC)
 
 ENDINGS = frozenset({"status", "execute_reply"})
-KEPT = ENDINGS | {
-    "input_request",
-    "input_reply",
-    "stream",
-    "display_data",
-    "execute_result",
-    "update_display_data",
-    "clear_output",
-    "error",
-    "execute_input",
-}
+QUESTIONS = frozenset({"input_request", "input_reply"})
+KEPT = (
+    ENDINGS
+    | QUESTIONS
+    | {
+        "stream",
+        "display_data",
+        "execute_result",
+        "update_display_data",
+        "clear_output",
+        "error",
+        "execute_input",
+    }
+)
 """Types of the messages of which a cell's outputs and its end are made."""
 
 
@@ -113,10 +119,10 @@ class Selection:
         """
         if self._is_stopped or cell != self.cell or msg_type not in KEPT:
             return Step.SKIP
-        is_ending = msg_type in ENDINGS
-        if self._is_truncated and not is_ending:
+        reserve = self._reserve_of(msg_type)
+        if self._is_truncated and not reserve:
             return Step.SKIP
-        if self._used + size <= self._limit + (self._reserve if is_ending else 0):
+        if self._used + size <= self._limit + reserve:
             self._used += size
             return Step.APPEND
         if self._is_truncated:
@@ -124,6 +130,12 @@ class Selection:
         self._is_truncated = True
         self._used += len(TRUNCATED)
         return Step.MARK
+
+    def _reserve_of(self, msg_type: str) -> int:
+        """What of the reserve a message may use: questions leave half of it to the end."""
+        if msg_type in ENDINGS:
+            return self._reserve
+        return self._reserve // 2 if msg_type in QUESTIONS else 0
 
     def stop(self) -> None:
         """Nothing more of this cell: a write has failed."""
@@ -294,12 +306,24 @@ def install(app: Any, path: str) -> None:
         try:
             answer: str = ask(prompt, ident, parent, *arguments, **options)
         finally:
-            # Nobody is sent it: whoever takes the cell over learns that nothing is asked any more.
-            app.session.serialize(app.session.msg("input_reply", {}, parent=parent))
+            _tell_moved_on(app, ident, parent)
         return answer
 
     app.kernel._input_request = ask_and_note  # noqa: SLF001
     _hear_children(app.iopub_thread, journal)
+
+
+def _tell_moved_on(app: Any, ident: Any, parent: Any) -> None:
+    """Nothing is asked any more: it was answered, or an exception has ended it (``alarm``).
+
+    The broker that asks, and whoever takes the cell over, would go on asking else. Other clients do not
+    expect such a message, and are not sent it.
+    """
+    reply = app.session.msg("input_reply", {}, parent=parent)
+    if parent["header"].get("username") == BROKER:
+        app.session.send(app.kernel.stdin_socket, reply, ident=ident)
+    else:
+        app.session.serialize(reply)
 
 
 def _is_cell(kernel: Any, request: str) -> bool:

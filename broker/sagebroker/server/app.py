@@ -14,7 +14,7 @@ from mcp.server import MCPServer
 from mcp.server.auth.provider import TokenVerifier
 from mcp.server.auth.settings import AuthSettings
 from mcp.server.lowlevel.helper_types import ReadResourceContents
-from mcp.server.mcpserver import Context
+from mcp.server.mcpserver import Context, RequestStateSecurity
 from mcp.server.mcpserver.exceptions import ResourceError, ToolError, UnexpectedToolError
 from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS, CallToolResult, GetPromptResult, InputRequiredResult
@@ -25,6 +25,7 @@ from sagebroker.broker import Broker
 from sagebroker.errors import BrokerError
 from sagebroker.server import product
 from sagebroker.server.argument_check import check_names, explain, unknown_tool
+from sagebroker.server.asking import ANSWER_LIMIT_S
 from sagebroker.server.callers import current_user, missing_scope
 from sagebroker.server.cell_tools import TIME_LIMIT_S, add_cell_tools
 from sagebroker.server.failures import sentence
@@ -175,6 +176,7 @@ def make_server(
         instructions=product.INSTRUCTIONS,
         icons=[product.ICON],
         version=__version__,
+        request_state_security=RequestStateSecurity.ephemeral(ttl=ANSWER_LIMIT_S),
         lifespan=lifespan,
         log_level="WARNING",
         token_verifier=verifier,

@@ -29,6 +29,7 @@ from sagebroker.server.product import DEFAULT_SESSION
 from sagebroker.server.render import CHARS, answer, block, call_text, status_line
 from sagebroker.server.tasks import make_task, quick_wait_s
 from sagebroker.server.waiting import awake, with_progress
+from sagebroker.session.asking import unwanted
 from sagebroker.session.cell import Cell
 from sagebroker.session.session import Session
 from sagebroker.users import Users
@@ -143,13 +144,13 @@ def _make_sage_run(
             time_limit_s, time_note = limits.time_limit(time_limit_s, most_s)
             began = anyio.current_time()
             found = await _session_to_run_in(ctx, session)
-            asked = asked_before(ctx)
+            asked = asked_before(ctx, found)
             cell: Cell | None
             may_ask = True
             notes = [note for note in (wait_note, time_note, chars_note) if note]
             if asked is not None:
                 cell = await found.recall(asked.cell)
-                may_ask = await take_answer(ctx, found, cell)
+                may_ask = await take_answer(ctx, found, cell, asked)
             else:
                 cell = await found.cell_of_request(request_id)
             if cell is None:
@@ -183,17 +184,22 @@ async def sage_wait(
         max_chars, chars_note = limits.char_limit("max_chars", max_chars)
         notes = [note for note in (wait_note, chars_note) if note]
         awaited = await broker.read_cell(session, cell)
-        if awaited.status.is_final and not answer:
+        if awaited.status.is_final:
             # It needs no kernel, so none is woken.
+            if answer and ctx.request_state is None:
+                raise unwanted(session, awaited)
             return await _answer(broker.open_one(session), session, awaited, max_chars, notes)
         try:
             found = await awake(ctx, session)
         except SessionInUseError as error:
+            if answer:
+                raise
             # What its own process has stored so far is all there is to say here.
             return await _answer(None, session, awaited, max_chars, [*notes, str(error)])
         awaited = await found.recall(cell)
-        may_ask = await take_answer(ctx, found, awaited)
-        if answer and ctx.request_state is None:
+        asked = asked_before(ctx, found)
+        may_ask = asked is None or await take_answer(ctx, found, awaited, asked)
+        if answer and asked is None:
             # A line has an end, so that there is a way to give an empty one.
             await found.answer(awaited, answer.removesuffix("\n"))
         question = await wait_and_ask(ctx, found, awaited, wait_s, may_ask=may_ask)

@@ -25,7 +25,7 @@ from pydantic import Field
 
 from sagebroker.errors import BrokerError, NoInputWantedError
 from sagebroker.model import CellStatus, utcnow, wall_clock
-from sagebroker.server.asking import elicitation
+from sagebroker.server.asking import can_ask, elicitation
 from sagebroker.server.callers import current_user, missing_scope
 from sagebroker.server.failures import sentence
 from sagebroker.server.render import CHARS, answer
@@ -120,16 +120,14 @@ class Tasks(Extension):
             _offer.reset(token)
         if offer.task is None or offer.task[1].status.is_final:
             return result
-        can_ask = able is not None and able.elicitation is not None
-        return {"resultType": "task", **_state(*offer.task, can_ask=can_ask)}
+        return {"resultType": "task", **_state(*offer.task, asks=can_ask(able))}
 
     async def _get(
         self, ctx: ServerRequestContext[Users, Any], params: TaskParams
     ) -> HandlerResult:
         _, name, cell = await self._find(ctx, params)
-        able = ctx.session.client_capabilities
-        can_ask = able is not None and able.elicitation is not None
-        state = _state(_session_id(params.task_id), cell, can_ask=can_ask)
+        asks = can_ask(ctx.session.client_capabilities)
+        state = _state(_session_id(params.task_id), cell, asks=asks)
         if state["status"] == "completed":
             cell.tell()
             result = await answer(name, cell, max_chars=CHARS)
@@ -207,13 +205,13 @@ def _question(cell: Cell) -> str:
     return f"input{cell.questions}"
 
 
-def _state(session_id: str, cell: Cell, *, can_ask: bool) -> dict[str, Any]:
+def _state(session_id: str, cell: Cell, *, asks: bool) -> dict[str, Any]:
     """A task as it is told, but for its result.
 
     Args:
         session_id: The session's.
         cell: The task's.
-        can_ask: Whether the client can put a question to a person.
+        asks: Whether the client can put a question to a person.
     """
     touched = cell.ended_at or cell.started_at or cell.queued_at
     state: dict[str, Any] = {
@@ -228,7 +226,7 @@ def _state(session_id: str, cell: Cell, *, can_ask: bool) -> dict[str, Any]:
         is_cancelled = cell.status is CellStatus.INTERRUPTED and cell.stop_reason == CANCELLED
         state["status"] = "cancelled" if is_cancelled else "completed"
         state["statusMessage"] = " ".join([f"cell {cell.number} {cell.word}", *cell.notices])
-    elif cell.asks is not None and can_ask and not cell.asks.is_password:
+    elif cell.asks is not None and asks and not cell.asks.is_password:
         state["status"] = "input_required"
         request = elicitation(cell.asks.prompt).model_dump(by_alias=True, mode="json")
         state["inputRequests"] = {_question(cell): request}

@@ -65,20 +65,25 @@ async def awake(ctx: Context[Users], name: str) -> Session:
 
 
 async def wait_for_cell(ctx: Context[Users], session: Session, cell: Cell, wait_s: float) -> None:
-    """Wait until the cell ends or asks something, ``wait_s`` seconds have passed, or the server is ending.
+    """Wait until the cell ends or asks something, ``wait_s`` seconds have passed, or the server is ending."""
+    if not cell.status.is_final and wait_s > 0:
+        await wait_for_first(ctx, session, cell, partial(cell.wait_settled, wait_s))
+
+
+async def wait_for_first(
+    ctx: Context[Users], session: Session, cell: Cell, *works: Callable[[], Awaitable[object]]
+) -> None:
+    """Wait until the first of ``works`` has ended, or the server is ending.
 
     A cancelled call stops its cell: the person behind the client has pressed Stop. The ladder is
     climbed by the session; this call leaves the wish, waits a bounded moment and goes.
     """
-    if cell.status.is_final or wait_s <= 0:
-        return
+    ending = ctx.request_context.lifespan_context.ending
     try:
         await with_progress(
             ctx,
             lambda: f"cell {cell.number} {cell.word}",
-            lambda: _first(
-                partial(cell.wait_settled, wait_s), ctx.request_context.lifespan_context.ending.wait
-            ),
+            lambda: _first(*works, ending.wait),
         )
     except anyio.get_cancelled_exc_class():
         with anyio.move_on_after(CANCEL_LIMIT_S, shield=True):

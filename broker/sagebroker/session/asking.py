@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from sagebroker.errors import KernelError, NoInputWantedError
+from sagebroker.errors import NoInputWantedError
+from sagebroker.protocol.text import clean
 
 if TYPE_CHECKING:
     from sagebroker.session.cell import Cell
@@ -17,6 +18,14 @@ END_OF_FILE: Final = "\x04"
 """The answer that makes ``input()`` raise `EOFError`, as Ctrl-D does; a convention of ipykernel."""
 
 
+def unwanted(session: str, cell: Cell) -> NoInputWantedError:
+    """The error for an answer to a cell that asks nothing."""
+    return NoInputWantedError(
+        f"Cell {cell.number} of session {session!r} does not wait for input: it is {cell.word}.",
+        hint=f"sage_wait(session={session!r}, cell={cell.number}) without an answer shows it.",
+    )
+
+
 async def answer(desk: Desk, cell: Cell, text: str) -> None:
     """Answer what a cell asks; the answer is kept nowhere.
 
@@ -26,10 +35,7 @@ async def answer(desk: Desk, cell: Cell, text: str) -> None:
     """
     asked = cell.asks
     if asked is None or cell is not desk.current or desk.kernel is None:
-        raise NoInputWantedError(
-            f"Cell {cell.number} of session {desk.name!r} does not wait for input: it is {cell.word}.",
-            hint=f"sage_wait(session={desk.name!r}, cell={cell.number}) without an answer shows it.",
-        )
+        raise unwanted(desk.name, cell)
     if len(text) > MAX_ANSWER_CHARS:
         raise NoInputWantedError(
             f"The answer has {len(text)} characters; {MAX_ANSWER_CHARS} are allowed.",
@@ -38,8 +44,9 @@ async def answer(desk: Desk, cell: Cell, text: str) -> None:
     # Before it is sent: a second answer would be one to the next question.
     cell.ask(None)
     try:
-        await desk.kernel.answer(text)
-    except KernelError:
+        await desk.kernel.answer(clean(text))
+    except BaseException:
+        # Nothing of it was sent: it is asked on, also where the caller has gone.
         cell.ask(asked)
         raise
     desk.touch()

@@ -80,6 +80,8 @@ class Cell:
     _ended: anyio.Event = field(default_factory=anyio.Event, repr=False)
     _settled: anyio.Event = field(default_factory=anyio.Event, repr=False)
     """It has ended, or asks something: without a caller nothing comes of it."""
+    _moved_on: anyio.Event = field(default_factory=anyio.Event, repr=False)
+    """What it asked last is asked no more."""
 
     @property
     def elapsed_s(self) -> float:
@@ -95,11 +97,13 @@ class Cell:
 
     def ask(self, request: InputRequest | None) -> None:
         """It asks something, or nothing any more."""
-        if self.status is not CellStatus.RUNNING:
+        if self.status is not CellStatus.RUNNING or (request is None and self.asks is None):
             return
+        self._moved_on.set()
         self.asks = request
         if request is not None:
             self.questions += 1
+            self._moved_on = anyio.Event()
             self._settled.set()
         else:
             self._settled = anyio.Event()
@@ -132,8 +136,8 @@ class Cell:
         self.status, self.asks = status, None
         now = time.monotonic()
         self.ended_at = now if ended_at is None else min(now, ended_at)
-        self._ended.set()
-        self._settled.set()
+        for event in (self._ended, self._settled, self._moved_on):
+            event.set()
         self.on_change(self)
 
     def tell(self) -> None:
@@ -154,3 +158,8 @@ class Cell:
         if limit_s > 0:
             with anyio.move_on_after(limit_s):
                 await self._settled.wait()
+
+    async def wait_moved_on(self) -> None:
+        """Wait until what it asks now is asked no more: it was answered, withdrawn, or the cell has ended."""
+        if self.asks is not None:
+            await self._moved_on.wait()
