@@ -13,6 +13,8 @@ from tests.interaction.calling import call, run
 from tests.interaction.conftest import local_server
 from tests.interaction.reading import is_error, parts, result_text, status, text_of
 
+from sagebroker.broker import Broker
+
 GUARD_S = 60.0
 ASKS_TWICE = "a = input('First? '); b = input('Second? '); (a, b)"
 
@@ -53,6 +55,18 @@ async def test_a_question_does_not_outlive_an_interrupt_nor_its_time(client: Cli
             late = await call(client, "sage_wait", session="default", cell=2)
     assert status(late) == "interrupted"
     assert result_text(await run(client, "x")) == "5"
+
+
+async def test_an_answer_to_a_cell_that_has_ended_wakes_nobody(
+    memory_client: Client, broker: Broker
+) -> None:
+    await run(memory_client, "input('?')")
+    await call(memory_client, "sage_wait", session="default", cell=1, answer="x")
+    assert await broker.session("default").hibernate() == ""
+    late = await call(memory_client, "sage_wait", session="default", cell=1, answer="y")
+    assert is_error(late)
+    assert "does not wait for input: it is ok" in text_of(late)
+    assert broker.sessions() == []
 
 
 async def test_a_cell_behind_one_that_asks_waits_and_runs(client: Client) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -40,6 +41,16 @@ class Iopub:
         self.handled.append(message)
 
 
+class Socket:
+    """Notes whom something was sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+
+    def send_multipart(self, frames: list[bytes], **_: Any) -> None:
+        self.sent.append(frames[0])
+
+
 class App:
     """What of ipykernel's application the journal uses."""
 
@@ -47,10 +58,14 @@ class App:
         self.session = Session(key=KEY)
         self.kernel = self
         self.iopub_thread = Iopub()
+        self.stdin_socket = Socket()
+        self.error: type[BaseException] | None = None
         self.parent: dict[str, Any] = {}
         install(self, str(path))
 
     def _input_request(self, prompt: str, *_: Any) -> str:
+        if self.error is not None:
+            raise self.error
         return prompt
 
     def get_parent(self, channel: str) -> dict[str, Any]:
@@ -296,6 +311,30 @@ def test_the_limits_leave_room_for_the_end_of_a_cell() -> None:
     assert selection.choose("status", "a", 1) is Step.SKIP
     assert selection.begin("b" * 5000, 1) is Step.SKIP
     assert selection.choose("stream", "b" * 5000, 1) is Step.SKIP
+
+
+def test_questions_beyond_the_limit_leave_half_of_the_reserve_to_the_end() -> None:
+    selection = Selection(limit_bytes=1000, reserve_bytes=100)
+    selection.begin("a", 1000 - len(head_of("a")))
+    assert selection.choose("input_request", "a", 30) is Step.APPEND
+    assert selection.choose("stream", "a", 1) is Step.MARK
+    assert selection.choose("input_reply", "a", 19) is Step.APPEND
+    assert selection.choose("input_request", "a", 1) is Step.SKIP
+    assert selection.choose("execute_reply", "a", 50) is Step.APPEND
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt])
+def test_a_question_that_is_over_is_told_to_the_broker_that_asked_and_to_the_journal(
+    app: App, path: Path, error: type[BaseException] | None
+) -> None:
+    app.error = error
+    for username in ("sagebroker", "somebody"):
+        app.request()
+        app.parent["header"]["username"] = username
+        with contextlib.suppress(KeyboardInterrupt):
+            app.kernel._input_request("?", [b"them"], app.parent)
+        assert told(path) == ["status", "input_reply"]
+    assert app.stdin_socket.sent == [b"them"]
 
 
 def test_the_checkpoints_beside_it_leave_it_alone(app: App, path: Path) -> None:
