@@ -10,10 +10,11 @@ from mcp import Client
 from mcp.client.context import ClientRequestContext
 from mcp_types import ElicitRequestParams, ElicitResult
 from tests.interaction.calling import call, run
-from tests.interaction.conftest import local_server
+from tests.interaction.conftest import local_server, open_broker, open_in_memory
 from tests.interaction.reading import is_error, parts, result_text, status, text_of
 
 from sagebroker.broker import Broker
+from sagebroker.config import BrokerConfig
 
 GUARD_S = 60.0
 ASKS_TWICE = "a = input('First? '); b = input('Second? '); (a, b)"
@@ -67,6 +68,18 @@ async def test_an_answer_to_a_cell_that_has_ended_wakes_nobody(
     assert is_error(late)
     assert "does not wait for input: it is ok" in text_of(late)
     assert broker.sessions() == []
+
+
+async def test_an_answer_that_another_process_would_have_to_give_is_refused(
+    memory_client: Client, config: BrokerConfig, era: str
+) -> None:
+    await run(memory_client, "input('?')")
+    async with open_broker(config) as other, open_in_memory(other, era) as elsewhere:
+        refused = await call(elsewhere, "sage_wait", session="default", cell=1, answer="x")
+        assert is_error(refused)
+        assert "pid" in text_of(refused)
+    ended = await call(memory_client, "sage_wait", session="default", cell=1, answer="y")
+    assert result_text(ended) == "'y'"
 
 
 async def test_a_cell_behind_one_that_asks_waits_and_runs(client: Client) -> None:

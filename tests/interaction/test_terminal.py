@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import termios
 from collections.abc import AsyncIterator
@@ -39,7 +40,6 @@ class Terminal:
         self.process = process
         self.shown = ""
 
-    @property
     def echoes(self) -> bool:
         return bool(termios.tcgetattr(self._own)[3] & termios.ECHO)
 
@@ -101,7 +101,7 @@ async def test_a_password_is_not_shown_and_the_terminal_echoes_again(
     code = "import getpass\np = getpass.getpass('Secret: '); print(len(p), 'long')"
     async with terminal(short_dir, code) as seen:
         await seen.show("Secret: ")
-        while seen.echoes:
+        while seen.echoes():
             await anyio.sleep(0.01)
         if is_answered:
             seen.type("hunter2\n")
@@ -109,7 +109,7 @@ async def test_a_password_is_not_shown_and_the_terminal_echoes_again(
         else:
             seen.process.send_signal(signal.SIGINT)
             await seen.show("cell ended: interrupted")
-        while not seen.echoes:
+        while not seen.echoes():
             await anyio.sleep(0.01)
     assert "hunter2" not in seen.shown
 
