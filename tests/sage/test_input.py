@@ -18,7 +18,7 @@ try:
     input('Quick! ')
 except KeyboardInterrupt:
     while not os.path.exists('go'):
-        sleep(0.01)
+        sleep(float(0.01))
 int(input('Slow? '))^2
 """
 
