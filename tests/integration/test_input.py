@@ -115,6 +115,25 @@ async def test_a_question_that_the_cell_withdraws_is_asked_no_more(broker: Broke
     assert result(cell) == "'x'"
 
 
+async def test_a_forked_process_that_asks_is_told_that_it_cannot(broker: Broker) -> None:
+    session, _ = await broker.open_session("s")
+    code = """
+import os
+reads, writes = os.pipe()
+if os.fork() == 0:
+    try:
+        input()
+    except EOFError as error:
+        os.write(writes, str(error).encode())
+    finally:
+        os._exit(0)
+os.read(reads, 999)
+"""
+    with anyio.fail_after(LIMIT_S):
+        told = await ended(session, code)
+    assert "a forked process cannot ask for input" in result(told)
+
+
 async def test_an_interrupt_of_a_cell_that_waits_keeps_its_variables(broker: Broker) -> None:
     session, _ = await broker.open_session("s")
     cell = await asking(session, "kept = 5; input()")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
 import anyio
 import pytest
-from mcp import Client, MCPError
+from mcp import Client, MCPError, StdioServerParameters
 from mcp.client.context import ClientRequestContext
 from mcp_types import (
     INVALID_PARAMS,
@@ -23,8 +25,9 @@ from mcp_types import (
     UrlElicitationCapability,
 )
 from tests.interaction.calling import call, run
-from tests.interaction.conftest import local_server, open_in_memory
+from tests.interaction.conftest import LOCAL_SERVER, local_server, open_in_memory
 from tests.interaction.reading import is_error, result_text, status, text_of
+from tests.serving import make_token, serving
 
 from sagebroker.broker import Broker
 from sagebroker.server.app import make_server
@@ -95,6 +98,35 @@ async def test_an_answer_that_comes_too_late_is_none_to_the_next_question(
     async with Client(local_server(short_dir), mode=era, elicitation_callback=person) as client:
         assert result_text(await run(client, ASKS_TWICE)) == "('quick', 'two')"
     assert person.asked == ["First? ", "Second? "]
+
+
+@pytest.mark.parametrize("path", ["http", "bridge"])
+async def test_a_form_comes_through_a_server_of_several_users(
+    short_dir: Path, era: str, path: str
+) -> None:
+    make_token(short_dir / "state", "nobody")
+    person = Person(answers("one"), answers("two"))
+    command = [sys.executable, str(LOCAL_SERVER), str(short_dir), "serve"]
+    async with serving(command, short_dir / "state") as served:
+        opened: AbstractAsyncContextManager[Client]
+        if path == "http":
+            opened = served.client(served.token("ann"), mode=era, elicitation_callback=person)
+        else:
+            env = {
+                **os.environ,
+                "SAGEBROKER_STATE_DIR": str(short_dir / "state"),
+                "SAGEBROKER_RUNTIME_DIR": str(short_dir / "run"),
+            }
+            process = StdioServerParameters(
+                command=sys.executable, args=["-m", "sagebroker", "mcp"], env=env
+            )
+            opened = Client(process, mode=era, elicitation_callback=person)
+        async with opened as client:
+            assert result_text(await run(client, ASKS_TWICE)) == "('one', 'two')"
+            # The kernel is one of this machine, as only that server has them.
+            assert (
+                result_text(await run(client, "import sys; 'sage.all' in sys.modules")) == "False"
+            )
 
 
 async def test_a_form_ends_with_its_cell(short_dir: Path) -> None:

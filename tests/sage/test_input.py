@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import anyio
 import pytest
 from tests.cells import LIMIT_S, ended, result
 
@@ -28,7 +29,8 @@ async def test_a_question_that_an_alarm_ends_is_asked_no_more(broker: Broker) ->
     cell = session.submit(ALARMED)
     await cell.wait_settled(LIMIT_S)
     assert cell.asks is not None
-    await cell.wait_moved_on()
+    with anyio.fail_after(LIMIT_S):
+        await cell.wait_moved_on()
     assert cell.word == "running"
     with pytest.raises(NoInputWantedError, match="it is running"):
         await session.answer(cell, "late")

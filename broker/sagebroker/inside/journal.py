@@ -46,6 +46,8 @@ ID_BYTES = 1024
 BROKER = "sagebroker"
 """User name in the headers of the broker's requests."""
 
+FORKED = "a forked process cannot ask for input; ask before it is forked"
+
 FRAMES = 5
 DELIMITER = b"<IDS|MSG>"
 _STATE = struct.Struct(">4scH")
@@ -301,8 +303,12 @@ def install(app: Any, path: str) -> None:
 
     app.session.serialize = serialize_and_note
     ask = app.kernel._input_request  # noqa: SLF001 - the only place that knows of an answer
+    pid = os.getpid()
 
     def ask_and_note(prompt: str, ident: Any, parent: Any, *arguments: Any, **options: Any) -> str:
+        if os.getpid() != pid:
+            # It has no socket of its own, and would wait for ever.
+            raise EOFError(FORKED)
         try:
             answer: str = ask(prompt, ident, parent, *arguments, **options)
         finally:

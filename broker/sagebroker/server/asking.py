@@ -28,6 +28,7 @@ from sagebroker.server.waiting import wait_for_cell, wait_for_first
 if TYPE_CHECKING:
     from mcp.server.mcpserver import Context
 
+    from sagebroker.model import InputRequest
     from sagebroker.session.cell import Cell
     from sagebroker.session.session import Session
     from sagebroker.users import Users
@@ -105,14 +106,13 @@ async def wait_and_ask(
         asked, left_s = cell.asks, deadline - anyio.current_time()
         if asked is None or asked.is_password or not may_ask or left_s <= 0:
             return None
-        message = asked.prompt or f"Cell {cell.number} of session {session.name} waits for input."
         if (ctx.protocol_version or "") >= FIRST_WITHOUT_BACK_CHANNEL:
             state = Asked(session_id=session.id, cell=cell.number, question=cell.questions)
             return InputRequiredResult(
-                input_requests={KEY: elicitation(message)},
+                input_requests={KEY: elicitation(cell.number, asked)},
                 request_state=state.model_dump_json(),
             )
-        form = _Form(ctx, message, left_s)
+        form = _Form(ctx, _message(cell.number, asked), left_s)
         await wait_for_first(ctx, session, cell, form.show, cell.wait_moved_on)
         if cell.asks is asked:
             if form.text is None:
@@ -141,10 +141,16 @@ class _Form:
             _log.info("A client has not answered a form: %s", type(error).__name__)
 
 
-def elicitation(message: str) -> ElicitRequest:
-    """The question as a form."""
-    schema = InputForm.model_json_schema()
-    return ElicitRequest(params=ElicitRequestFormParams(message=message, requested_schema=schema))
+def elicitation(cell: int, asked: InputRequest) -> ElicitRequest:
+    """What the cell of that number asks, as a form."""
+    form = ElicitRequestFormParams(
+        message=_message(cell, asked), requested_schema=InputForm.model_json_schema()
+    )
+    return ElicitRequest(params=form)
+
+
+def _message(cell: int, asked: InputRequest) -> str:
+    return asked.prompt or f"Cell {cell} waits for input."
 
 
 def can_ask(client: ClientCapabilities | None) -> bool:

@@ -175,7 +175,9 @@ async def sage_wait(
     cell: CellNumber,
     wait_s: WaitSeconds = WAIT_S,
     max_chars: MaxChars = CHARS,
-    answer: Annotated[str, Field(description="What input() is to return")] = "",
+    answer: Annotated[
+        str, Field(description='What input() is to return; "\\n" for an empty line')
+    ] = "",
 ) -> CallToolResult | InputRequiredResult:
     """Go on waiting; see `_WAIT`."""
     with answering("sage_wait"):

@@ -228,7 +228,7 @@ def _state(session_id: str, cell: Cell, *, asks: bool) -> dict[str, Any]:
         state["statusMessage"] = " ".join([f"cell {cell.number} {cell.word}", *cell.notices])
     elif cell.asks is not None and asks and not cell.asks.is_password:
         state["status"] = "input_required"
-        request = elicitation(cell.asks.prompt).model_dump(by_alias=True, mode="json")
+        request = elicitation(cell.number, cell.asks).model_dump(by_alias=True, mode="json")
         state["inputRequests"] = {_question(cell): request}
     else:
         state["statusMessage"] = f"cell {cell.number} {cell.word} {cell.elapsed_s:.0f} s"
