@@ -194,7 +194,9 @@ async def test_a_kernel_that_died_meanwhile_ends_its_cell_with_cause_output_and_
         with anyio.fail_after(LIMIT_S):
             while not await session.checkpoints():
                 await anyio.sleep(0.01)
-        await shown(session.submit(SAYS_AND_WAITS + "os._exit(7)"), "before")
+        # Larger than what is read of a journal at a time.
+        huge = "display({'text/plain': 'y' * (3 * 2**20)}, raw=True)\n"
+        await shown(session.submit(SAYS_AND_WAITS + huge + "os._exit(7)"), "before")
         waiting = session.submit("keep")
         await stored(waiting)
     files = files_of(config, session)
@@ -214,6 +216,7 @@ async def test_a_kernel_that_died_meanwhile_ends_its_cell_with_cause_output_and_
         assert "exited by itself with code 7" in said
         assert "1 variables as they were after In[1]" in said
         assert cell.outputs.stdout.text() == "before\nafter\n"
+        assert len(cell.outputs.displays) == 1
         assert await session.cell(3).wait(LIMIT_S)
         assert result(session.cell(3)) == "12345"
         assert len([n for n in session.take_notices() if "code 7" in n]) == 1

@@ -83,6 +83,19 @@ def test_one_look_reads_a_bounded_amount(path: Path, monkeypatch: pytest.MonkeyP
     assert read_all(reader) == ["a"] * 9
 
 
+def test_a_message_larger_than_one_look_ends_no_reading(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "READ_BYTES", len(THREE[0]) // 3)
+    path.write_bytes(WHOLE)
+    reader = JournalReader(path, KEY)
+    found = []
+    while messages := reader.read_new():
+        found += texts(messages)
+    assert found == ["a", "b", "c"]
+    assert reader.is_at_end
+
+
 def test_a_file_that_is_about_the_next_cell_is_said_to_be_so(path: Path) -> None:
     path.write_bytes(head_of(CELL) + THREE[0])
     reader = JournalReader(path, KEY)

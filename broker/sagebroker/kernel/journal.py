@@ -192,7 +192,17 @@ class JournalReader:
         return malformed or self._is_unreadable
 
     def read_new(self) -> list[Message]:
-        """What has been added since the last look, about `READ_BYTES` of it; never raises."""
+        """What has been added since the last look, about `READ_BYTES` of it; never raises.
+
+        Empty only where nothing more is complete: a message may be larger than that.
+        """
+        while True:
+            messages = self._look()
+            if messages or self.is_at_end:
+                return messages
+
+    def _look(self) -> list[Message]:
+        self.is_at_end = True
         if self.is_broken or self.is_replaced:
             return []
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -226,9 +236,10 @@ class JournalReader:
         if size < self._offset:
             raise MalformedError("shortened")
         self._offset += len(data)
-        self.is_at_end = len(data) < READ_BYTES
+        messages = self._decoder.feed(data)
+        self.is_at_end = len(data) < READ_BYTES or self._decoder.is_broken
         self._is_unreadable = head.is_broken and self.is_at_end
-        return self._decoder.feed(data)
+        return messages
 
     def _head(self, file: int) -> JournalHead | None:
         """The head, if the file is still about the same cell."""
