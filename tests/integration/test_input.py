@@ -134,6 +134,23 @@ os.read(reads, 999)
     assert "a forked process cannot ask for input" in result(told)
 
 
+async def test_a_question_is_not_lost_with_channels_that_a_huge_output_breaks(
+    broker: Broker,
+) -> None:
+    session, _ = await broker.open_session("s")
+    # Its frame is over the limit, and the question comes before the channels are rebuilt.
+    huge = "display({'text/plain': 'x' * (70 * 2**20)}, raw=True)"
+    code = f"import time\n{huge}\ntime.sleep(0.3)\n(input('? '), input('Then? '))"
+    cell = await asking(session, code)
+    await session.answer(cell, "one")
+    await cell.wait_settled(LIMIT_S)
+    assert cell.asks is not None
+    assert cell.asks.prompt == "Then? "
+    await session.answer(cell, "two")
+    assert await cell.wait(LIMIT_S)
+    assert result(cell) == "('one', 'two')"
+
+
 async def test_an_interrupt_of_a_cell_that_waits_keeps_its_variables(broker: Broker) -> None:
     session, _ = await broker.open_session("s")
     cell = await asking(session, "kept = 5; input()")

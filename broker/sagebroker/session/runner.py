@@ -14,12 +14,13 @@ from sagebroker.errors import BrokerError, KernelError
 from sagebroker.kernel import ladder
 from sagebroker.kernel.channels import ChannelSet
 from sagebroker.kernel.checkpoints import LABELLED_LIMIT
-from sagebroker.kernel.journal import JOURNAL_FILE, JOURNAL_LIMIT_BYTES
+from sagebroker.kernel.journal import JOURNAL_FILE, JOURNAL_LIMIT_BYTES, JournalReader
 from sagebroker.logs import event
 from sagebroker.model import CellStatus, ExitReport, monotonic
 from sagebroker.protocol.execution import input_wanted
 from sagebroker.session import outcome
 from sagebroker.session.files import used_bytes
+from sagebroker.session.missed import find_missed
 from sagebroker.session.queue import new_fold
 
 if TYPE_CHECKING:
@@ -140,6 +141,10 @@ class CellRunner:
                 async with anyio.create_task_group() as tg:
                     tg.start_soon(self._enforce, kernel, cell, running, tg.cancel_scope)
                     tg.start_soon(self._watch_files, cell)
+                    if not is_followed:
+                        key = kernel.host.connection.key
+                        journal = JournalReader(journal_path(self._folder), key)
+                        tg.start_soon(find_missed, kernel, cell, journal)
                     await running.wait_ended()
                     if not self._climbing:
                         tg.cancel_scope.cancel()
