@@ -30,6 +30,8 @@ SAGE: dict[str, Any] = {
 READY_S = 90.0
 """For a Sage start on a busy machine; it takes 2 to 4 s on an idle one."""
 ANSWER_S = 60.0
+INTERRUPTS = 5
+INTERRUPT_WAIT_S = 3.0
 MODES = ("newest", "none")
 POLL_S = 0.02
 PROBE_S = 0.2
@@ -232,6 +234,14 @@ class Kept:
     def send(self, code: str) -> str:
         """Send one cell; the id to collect it by."""
         return str(self.client().execute(code, allow_stdin=False, stop_on_error=False))
+
+    def interrupted(self, message_id: str) -> Answer:
+        """A cell's end by SIGINT, repeated as the ladder does: Python drops one that comes in a callback."""
+        for _ in range(INTERRUPTS):
+            self.signal("INT")
+            with contextlib.suppress(TimeoutError):
+                return self.collect(message_id, INTERRUPT_WAIT_S)
+        return self.collect(message_id)
 
     def collect(self, message_id: str, limit_s: float = ANSWER_S) -> Answer:
         """All that a cell sent, up to its idle and its reply."""
