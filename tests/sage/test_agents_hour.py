@@ -103,15 +103,14 @@ def _says_why(answer: CallToolResult) -> bool:
     return len(text_of(answer).split("]", 1)[1].strip()) > 10
 
 
-@pytest.mark.parametrize("era", ["auto", "legacy"])
 async def test_every_answer_alone_says_how_to_go_on_and_that_works(
-    short_dir: Path, sage_image: str, era: str
+    short_dir: Path, sage_image: str
 ) -> None:
     env = real_server_env(short_dir, sage_image, SAGEBROKER_CONTAINER__MEMORY_BYTES=str(2**30))
     command = StdioServerParameters(
         command=sys.executable, args=["-m", "sagebroker", "mcp"], env=env
     )
-    async with Client(command, mode=era) as client:
+    async with Client(command) as client:
         agent = Agent(client)
         for tool, arguments in script.FIRST_STEPS:
             answer = await agent.call(tool, arguments)
