@@ -160,7 +160,8 @@ async def test_a_form_ends_with_an_answer_from_elsewhere(short_dir: Path) -> Non
 async def test_a_call_that_is_cancelled_while_its_form_is_shown_stops_the_cell(
     short_dir: Path,
 ) -> None:
-    person = Person(never)
+    # Who looks while the cell is being stopped may be shown its form once more.
+    person = Person(never, never)
     async with Client(
         local_server(short_dir), mode="legacy", elicitation_callback=person
     ) as client:
