@@ -76,6 +76,7 @@ LOST = {
     "is_stored",
     "on_change",
     "_ended",
+    "_moved_on",
     "outputs",
     "questions",
     "_settled",
