@@ -48,6 +48,12 @@ class StorageError(BrokerError):
     code = "storage"
 
 
+class ServerError(BrokerError):
+    """The server of this state folder has refused something; its sentence says what to do."""
+
+    code = "server"
+
+
 class CapacityError(BrokerError):
     """A limit of the broker is reached; the same call can succeed later.
 

@@ -20,6 +20,9 @@ from tests.interaction.conftest import LOCAL_SERVER
 from tests.interaction.reading import is_error, result_text, status, text_of
 from tests.serving import Served, make_token, serving, serving_in
 
+from sagebroker.cli.served import ask_server
+from sagebroker.config import BrokerConfig
+from sagebroker.errors import ServerError
 from sagebroker.server.auth import METRICS, READ, RUN
 
 GUARD_S = 90.0
@@ -300,6 +303,17 @@ async def test_on_the_unix_socket_its_owner_needs_no_token(served: Served) -> No
 
 def stat_mode(path: Path) -> int:
     return path.stat().st_mode & 0o777
+
+
+async def test_what_a_server_refuses_to_the_command_line_is_its_own_sentence(
+    served: Served,
+) -> None:
+    folder = served.state_dir.parent
+    config = BrokerConfig(state_dir=served.state_dir, runtime_dir=folder / "run")
+    with pytest.raises(ServerError, match="no session named 'absent'"):
+        await ask_server(config, "DELETE", "/sessions/absent")
+    nowhere = config.model_copy(update={"state_dir": folder / "none"})
+    assert await ask_server(nowhere, "GET", "/sessions") is None
 
 
 async def test_with_a_certificate_https_is_spoken(

@@ -200,3 +200,17 @@ def test_two_doctors_at_once_do_not_meet(sagebroker: Command, short_dir: Path) -
     done = sagebroker("doctor")
     assert "ok   folders" in done.stdout
     assert [entry.name for entry in (short_dir / "run").iterdir()] == ["doctor"]
+
+
+def test_the_command_line_starts_without_the_servers_libraries() -> None:
+    code = (
+        "import sys, sagebroker.cli.main; print(*({'mcp', 'fastapi', 'httpx2'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=HANG_GUARD_S,
+    )
+    assert done.stdout.split() == []

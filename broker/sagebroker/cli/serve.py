@@ -21,6 +21,7 @@ from sagebroker.cli.console import (
     run_async,
 )
 from sagebroker.model import utcnow
+from sagebroker.server.places import token_file
 from sagebroker.store.tokens import Token, TokenFile
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ def revoke(
 
 def _tokens(context: typer.Context) -> TokenFile:
     config: BrokerConfig = context.obj
-    return TokenFile(config.state_dir / "tokens.json")
+    return TokenFile(token_file(config))
 
 
 def _seconds(text: str) -> float:

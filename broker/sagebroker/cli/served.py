@@ -6,11 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.to_thread
-import httpx2
 
-from sagebroker.errors import BrokerError
-from sagebroker.server.api import API_PATH
-from sagebroker.server.door import SERVER_LOCK, http_socket
+from sagebroker.errors import ServerError
+from sagebroker.server.places import API_PATH, http_socket, server_lock
 from sagebroker.store.folders import StateFolder
 
 if TYPE_CHECKING:
@@ -21,16 +19,10 @@ ANSWER_LIMIT_S = 180.0
 """The slowest request starts a kernel, in its turn."""
 
 
-class ServerError(BrokerError):
-    """The server has refused; its sentence says what to do."""
-
-    code = "server"
-
-
 def is_server(config: BrokerConfig, process: int | None) -> bool:
     """Whether a process is the server of this state folder. Blocks."""
     try:
-        told = (config.state_dir / SERVER_LOCK).read_text(encoding="ascii")
+        told = server_lock(config).read_text(encoding="ascii")
     except (OSError, UnicodeDecodeError):
         return False
     return process is not None and told.strip() == str(process)
@@ -50,6 +42,9 @@ async def ask_server(
     Raises:
         ServerError: It refuses, or does not answer in time.
     """
+    # Here: most commands do not need it, and it takes a while to load.
+    import httpx2
+
     instance = await anyio.to_thread.run_sync(StateFolder(config.state_dir).instance)
     if instance is None:
         return None

@@ -47,12 +47,12 @@ from sagebroker.server.api_views import (
 )
 from sagebroker.server.callers import current_user, missing_scope
 from sagebroker.server.failures import sentence
+from sagebroker.server.places import API_PATH
 from sagebroker.server.session_tools import list_sessions, look_at
 from sagebroker.session.cell import Cell
 from sagebroker.session.session import Session
 from sagebroker.users import ServedUsers
 
-API_PATH: Final = "/api"
 MOST_CELLS: Final = 500
 """Newest cells in a list."""
 

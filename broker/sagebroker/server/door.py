@@ -24,26 +24,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from sagebroker.config import BrokerConfig
     from sagebroker.users import Users
 
-SERVER_LOCK: Final = "server.lock"
-"""In the state folder: held by its server, with the process's id in it."""
 MAX_LINE_BYTES: Final = 64 * 2**20
 """Longest message; a client that never ends its line has its connection ended."""
 _CHUNK_BYTES: Final = 2**16
 
 _log = logging.getLogger(__name__)
-
-
-def mcp_socket(config: BrokerConfig, instance: str) -> Path:
-    """Where the server of an installation speaks MCP to stdio front ends."""
-    return config.runtime_dir / f"{instance}.mcp"
-
-
-def http_socket(config: BrokerConfig, instance: str) -> Path:
-    """Where the server of an installation speaks HTTP to its own user."""
-    return config.runtime_dir / f"{instance}.http"
 
 
 @contextmanager

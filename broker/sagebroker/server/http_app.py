@@ -25,10 +25,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route, request_response
 
 from sagebroker.errors import BrokerError
-from sagebroker.server.api import API_PATH, make_api
+from sagebroker.server.api import make_api
 from sagebroker.server.app import make_server
 from sagebroker.server.auth import METRICS, READ
 from sagebroker.server.front import Front, security
+from sagebroker.server.places import API_PATH, MCP_PATH
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
 
     from sagebroker.server.metrics import Metrics
     from sagebroker.users import ServedUsers
-
-MCP_PATH: Final = "/mcp"
 
 MCP_SESSION_IDLE_S: Final = 7 * 86_400.0
 """Time without a request or stream after which an MCP session of the handshake era is forgotten. Clients

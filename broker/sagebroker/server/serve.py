@@ -24,11 +24,18 @@ from sagebroker.config import BrokerConfig, ServeConfig
 from sagebroker.container.runtime import ContainerRuntime
 from sagebroker.errors import ConfigError
 from sagebroker.server.auth import BearerVerifier
-from sagebroker.server.door import SERVER_LOCK, http_socket, listening, mcp_socket, serve_door
+from sagebroker.server.door import listening, serve_door
 from sagebroker.server.front import is_loopback
-from sagebroker.server.http_app import MCP_PATH, make_app
+from sagebroker.server.http_app import make_app
 from sagebroker.server.jwts import JwtVerifier
 from sagebroker.server.metrics import Metrics
+from sagebroker.server.places import (
+    MCP_PATH,
+    http_socket,
+    mcp_socket,
+    server_lock,
+    token_file,
+)
 from sagebroker.store import locks
 from sagebroker.store.folders import StateFolder
 from sagebroker.store.tokens import TokenFile
@@ -80,14 +87,14 @@ async def serve(
         ConfigError: An address, a certificate or a folder cannot be used, or the address can be reached
             by others and nobody would be asked for a token.
     """
-    tokens = TokenFile(config.state_dir / "tokens.json")
+    tokens = TokenFile(token_file(config))
     wants_tokens = await anyio.to_thread.run_sync(tokens.exists) or bool(config.auth.issuer)
     _check(config, wants_tokens=wants_tokens)
     instance = await anyio.to_thread.run_sync(StateFolder(config.state_dir).open)
     with (
         anyio.open_signal_receiver(*ENDING_SIGNALS) as signals,
         ExitStack() as stack,
-        _only_server(config.state_dir / SERVER_LOCK),
+        _only_server(server_lock(config)),
         _tcp(config) as tcp,
         listening(http_socket(config, instance)) as own_http,
         listening(mcp_socket(config, instance)) as own_mcp,
