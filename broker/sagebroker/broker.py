@@ -31,12 +31,13 @@ from sagebroker.errors import (
     TooManySessionsError,
     alone,
 )
-from sagebroker.kernel.kernel import Wire
+from sagebroker.kernel.held import Wire
 from sagebroker.logs import event
 from sagebroker.session.adoption import adopt_left
 from sagebroker.session.catalogue import Catalogue
 from sagebroker.session.cell import Cell
 from sagebroker.session.directory import Directory
+from sagebroker.session.entrance import Entrances
 from sagebroker.session.found import Found
 from sagebroker.session.launch import Launcher
 from sagebroker.session.names import check_session_name
@@ -50,8 +51,9 @@ from sagebroker.store.folders import StateFolder
 from sagebroker.store.records import Hibernate, OnEnd, SessionRow
 from sagebroker.store.store import Store
 
-MAX_SOCKETS = 1023
-"""libzmq's limit of a context; a session takes thirteen (three for each monitored socket)."""
+MAX_SOCKETS = 8192
+"""Of the ZeroMQ context. A session takes eighteen: thirteen to its kernel (three for each monitored socket), and
+five for its Jupyter clients."""
 
 _log = logging.getLogger(__name__)
 
@@ -97,6 +99,7 @@ class Broker(AsyncContextManagerMixin):
         self._upkeep: Upkeep
         self._store: Store
         self._wire: Wire
+        self._entrances: Entrances
 
     def __repr__(self) -> str:
         return f"<Broker [{len(self.directory)} sessions]>"
@@ -108,6 +111,7 @@ class Broker(AsyncContextManagerMixin):
         context = zmq.asyncio.Context()
         context.set(zmq.MAX_SOCKETS, MAX_SOCKETS)
         self._wire = Wire(context=context, guard=self._shared.guard)
+        self._entrances = Entrances(self.config, self._state, self._wire, self.awake)
         try:
             async with (
                 self._shared if self._lent is None else nullcontext(),
@@ -129,6 +133,7 @@ class Broker(AsyncContextManagerMixin):
     async def _running(self, instance: str) -> AsyncIterator[None]:
         with alone():
             async with anyio.create_task_group() as self._tg:
+                await self._tg.start(self._entrances.run)
                 self._tg.start_soon(self._upkeep.renew_leases)
                 self._tg.start_soon(self._upkeep.let_sleep, self.config.hibernation)
                 adopting = anyio.CancelScope()
@@ -358,7 +363,8 @@ class Broker(AsyncContextManagerMixin):
         ready = Ready(task_status, scope)
         try:
             with scope:
-                await session.run(task_status=ready)
+                async with self._entrances.leading_to(session):
+                    await session.run(task_status=ready)
             if not ready.is_set:
                 raise SessionClosedError(
                     f"The session {session.name!r} was closed while it started."

@@ -234,6 +234,13 @@ def _default_runtime_dir() -> Path:
     return Path(tempfile.gettempdir()) / f"sagebroker-{os.geteuid()}"
 
 
+class JupyterConfig(_Branch):
+    """JupyterLab, consoles and other Jupyter clients of a session."""
+
+    may_interrupt_all: bool = True
+    """Whether a client's interrupt also stops a cell that somebody else runs."""
+
+
 class BrokerConfig(BaseSettings):
     """The whole configuration; see the branches."""
 
@@ -260,6 +267,7 @@ class BrokerConfig(BaseSettings):
     serve: ServeConfig = ServeConfig()
     auth: AuthConfig = AuthConfig()
     users: UsersConfig = UsersConfig()
+    jupyter: JupyterConfig = JupyterConfig()
     log: LogConfig = LogConfig()
 
     @classmethod

@@ -419,7 +419,7 @@ async def test_channels_that_break_burn_no_queued_cells(broker: Broker) -> None:
     await ended(session, "keep = 5")
     kernel = session._desk.kernel
     assert kernel is not None
-    kernel._channels.sever("by the test")
+    kernel._line.channels.sever("by the test")
     cells = [session.submit(f"keep + {n}") for n in range(4)]
     assert await cells[-1].wait(30)
     assert [result(cell) for cell in cells] == ["5", "6", "7", "8"]

@@ -245,7 +245,7 @@ async def test_a_running_cell_is_stopped_at_the_end_and_the_variables_are_saved(
 async def test_a_cell_that_cannot_be_stopped_in_time_is_told_with_what_is_lost(
     config: BrokerConfig, runtime: LocalRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sagebroker.session.session.END_STOP_LIMIT_S", 0.5)
+    monkeypatch.setattr("sagebroker.session.drain.END_STOP_LIMIT_S", 0.5)
     async with Broker(config, runtime) as first:
         session, _ = await first.open_session("default")
         await ended(session, "x = 41")

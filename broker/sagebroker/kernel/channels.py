@@ -24,10 +24,11 @@ from zmq.utils.monitor import recv_monitor_message
 from sagebroker.errors import WireError, alone
 from sagebroker.kernel.intake import Intake, IntakeCounts, WireLimits
 from sagebroker.kernel.sockets import PinnedSocket
-from sagebroker.protocol.messages import Channel, Message, parse
+from sagebroker.protocol.messages import DELIMITER, Channel, Message, parse, sign
 
 if TYPE_CHECKING:
     from sagebroker.kernel.connection import ConnectionInfo
+    from sagebroker.protocol.requests import ClientRequest
 
 CHANNELS: Final[tuple[Channel, ...]] = ("shell", "control", "stdin", "iopub")
 USERNAME: Final = "sagebroker"
@@ -151,6 +152,20 @@ class ChannelSet:
             frames = self._wire.serialize(message)
         except (ValueError, TypeError) as error:
             raise WireError(f"A {msg_type} cannot be encoded: {error}.") from error
+        await self._send(channel, msg_type, frames)
+        return request_id
+
+    async def pass_on(self, channel: Channel, request: ClientRequest) -> None:
+        """Send a client's request, with its own header. Either the whole of it or nothing, as `send`.
+
+        Raises:
+            WireError: The kernel takes nothing for ``send_limit_s`` seconds.
+        """
+        signature = sign(self._connection.key, request.frames)
+        frames = [DELIMITER, signature, *request.frames, *request.buffers]
+        await self._send(channel, request.msg_type, frames)
+
+    async def _send(self, channel: Channel, msg_type: str, frames: list[bytes]) -> None:
         try:
             with fail_after(self._limits.send_limit_s):
                 while not await self._send_now(channel, frames):  # noqa: ASYNC110 - no event
@@ -162,7 +177,6 @@ class ChannelSet:
             ) from error
         except zmq.ZMQError as error:
             raise WireError(f"Sending a {msg_type} on {channel} failed: {error}.") from error
-        return request_id
 
     def connect(self) -> None:
         """Make and connect all sockets; `open_channels` calls it.

@@ -56,6 +56,17 @@ class DeathWatch:
         """SIGINTs the keeper has passed on so far, as of the last look."""
         return self._status.interrupts if self._status else 0
 
+    async def first(self, wanted: anyio.Event) -> None:
+        """Wait for an event or for death."""
+        async with anyio.create_task_group() as tg:
+
+            async def wait(one: anyio.Event) -> None:
+                await one.wait()
+                tg.cancel_scope.cancel()
+
+            tg.start_soon(wait, wanted)
+            tg.start_soon(wait, self.dead)
+
     def suspect(self) -> None:
         """Something hints at death: look at once, at the engine too."""
         self._is_suspect = True

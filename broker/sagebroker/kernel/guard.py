@@ -11,14 +11,12 @@ import os
 import time
 from collections import deque
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import anyio
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from sagebroker.kernel.channels import ChannelSet
 
 GROWTH_LIMIT_BYTES: Final = 384 * 2**20
 """Unexplained growth within `WINDOW_S` that is taken for an attack. The broker itself has 100 MB;
@@ -73,6 +71,21 @@ class UnexplainedGrowth:
         self._lows.clear()
 
 
+class Watched(Protocol):
+    """Connections that can be ended together."""
+
+    @property
+    def received_bytes(self) -> int:
+        """What has come over them."""
+        ...
+
+    def sever(self, detail: str) -> None:
+        """End them."""
+
+    def accuse(self, detail: str) -> None:
+        """It was they that filled the memory."""
+
+
 class MemoryGuard:
     """Watches the process for all kernels. The owner starts `run` in a task group.
 
@@ -86,11 +99,11 @@ class MemoryGuard:
 
     def __init__(self, growth: UnexplainedGrowth | None = None) -> None:
         self._growth = growth or UnexplainedGrowth()
-        self._watched: dict[ChannelSet, int] = {}
+        self._watched: dict[Watched, int] = {}
         self._received_before = 0
 
     @contextmanager
-    def watching(self, channels: ChannelSet) -> Iterator[None]:
+    def watching(self, channels: Watched) -> Iterator[None]:
         """Count ``channels`` among those that may be severed."""
         self._watched[channels] = channels.received_bytes
         try:

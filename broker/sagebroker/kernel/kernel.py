@@ -1,63 +1,41 @@
 """`Kernel`: one incarnation of a session's kernel, from its first answer to its death.
 
 Every incarnation has sockets of its own: a request that the dead kernel did not take must never
-reach the next one, which listens on the same paths. Within one incarnation the channels are rebuilt
-when they break (ZeroMQ hangs up on a frame that is too large and never comes back); the identity
-stays, so that a pending reply still arrives, and output lost in between is noted.
+reach the next one, which listens on the same paths.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import anyio
-import zmq.asyncio
-from anyio.abc import TaskStatus
 
 from sagebroker.config import KernelConfig
-from sagebroker.errors import KernelDiedError, KernelError, KernelStartError
-from sagebroker.kernel.channels import ChannelEvent, ChannelSet, open_channels
+from sagebroker.errors import KernelError, KernelStartError
+from sagebroker.kernel.channels import ChannelSet
 from sagebroker.kernel.death import DeathWatch
-from sagebroker.kernel.guard import MemoryGuard
 from sagebroker.kernel.heartbeat import Heartbeat
+from sagebroker.kernel.held import HeldChannels, Wire
 from sagebroker.kernel.host import KernelHost
 from sagebroker.kernel.router import MessageRouter
 from sagebroker.kernel.running import Follower, MessageTaker, RunningCell, execute_request
 from sagebroker.kernel.start import wait_forked
-from sagebroker.logs import event
 from sagebroker.model import ExitCause, ExitReport
 from sagebroker.protocol.execution import Execution
-from sagebroker.protocol.messages import Message, software_of
+from sagebroker.protocol.messages import Channel, Message, software_of
 from sagebroker.protocol.outputs import OutputFold
+from sagebroker.protocol.requests import OWN_PREFIX, ClientRequest
 
 NUDGE_INTERVAL_S = 0.3
 """Time between requests to a kernel that does not answer yet: iopub loses what is sent before the
 subscription has arrived, and nothing tells when that is."""
 
-VERDICT_LIMIT_S = 1.5
-"""After channels broke, time for the watch to find the kernel dead before they are rebuilt."""
-
-MAX_REBUILDS = 5
-"""Times the channels are rebuilt within `REBUILD_WINDOW_S`; an honest kernel breaks them hardly ever."""
-
-REBUILD_WINDOW_S = 60.0
-
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wire:
-    """What every kernel of a broker shares on the way to its sockets."""
-
-    context: zmq.asyncio.Context
-    guard: MemoryGuard
 
 
 class Kernel:
@@ -75,28 +53,36 @@ class Kernel:
         wire_id: str,
         generation: int,
         session: str,
+        on_message: MessageTaker,
     ) -> None:
         self.host = host
         self.generation = generation
-        self._wire = wire
-        self._wire_id = wire_id
         self._session = session
+        self._on_message = on_message
         self._router = MessageRouter(on_foreign=_ignore)
         self._watch = DeathWatch(
             host, generation, session=session, heartbeat_suspect_s=config.heartbeat_suspect_s
         )
         self._heartbeat = Heartbeat(host.connection, wire.context, config.heartbeat_interval_s)
-        self._channels: ChannelSet
-        self._broken = anyio.Event()
-        self._usable = anyio.Event()
-        self._was_severed = False
-        self._gaps = 0
-        self.software = ""
-        """Which kernel it says it is, and its version: ``sage 10.8``."""
+        self._line = HeldChannels(
+            host.connection,
+            wire=wire,
+            wire_id=wire_id,
+            session=session,
+            watch=self._watch,
+            on_message=self._take,
+        )
+        self.info: dict[str, Any] = {}
+        """What it says of itself: the content of its ``kernel_info_reply``."""
 
     def __repr__(self) -> str:
         state = "dead" if self.is_dead else "alive"
         return f"<Kernel {self._session} generation {self.generation} [{state}]>"
+
+    @property
+    def software(self) -> str:
+        """Which kernel it says it is, and its version: ``sage 10.8``."""
+        return software_of(self.info)
 
     @property
     def is_dead(self) -> bool:
@@ -116,7 +102,7 @@ class Kernel:
     @property
     def gaps(self) -> int:
         """How often output may have been lost: channels were rebuilt, or overran their budget."""
-        return self._gaps
+        return self._line.gaps
 
     async def wait_dead(self) -> ExitReport:
         """Return how it ended, once it has."""
@@ -134,17 +120,23 @@ class Kernel:
 
         def on_message(message: Message) -> None:
             if message.channel == "shell":
-                self.software = software_of(message.content)
+                self.info = message.content
                 answered.set()
 
-        msg_id = ChannelSet.new_msg_id()
+        msg_id = _own_id()
         with self._router.expect(msg_id, on_message):
-            await self._channels.send("shell", "kernel_info_request", {}, msg_id=msg_id)
+            await self._line.channels.send("shell", "kernel_info_request", {}, msg_id=msg_id)
             await self.first(answered)
 
     @asynccontextmanager
     async def executing(
-        self, code: str, outputs: OutputFold, *, msg_id: str, on_message: MessageTaker
+        self,
+        code: str,
+        outputs: OutputFold,
+        *,
+        msg_id: str,
+        on_message: MessageTaker,
+        request: ClientRequest | None = None,
     ) -> AsyncIterator[RunningCell]:
         """Send ``code``; inside the context its messages are received.
 
@@ -153,18 +145,27 @@ class Kernel:
             outputs: Where its outputs go.
             msg_id: Of the request; a new one for each.
             on_message: Called with each message that comes of it.
+            request: Of a client, to be sent in place of the code.
 
         Raises:
             KernelDiedError: The kernel is dead already; nothing was sent.
             WireError: The kernel takes no request; nothing was sent.
         """
-        await self._wait_usable()
-        running = RunningCell(Execution(msg_id, outputs), self, on_message)
+        channels = await self._line.ready()
+        has_reply = request is None or request.has_reply
+        execution = Execution(msg_id, outputs, has_reply=has_reply)
+        running = RunningCell(execution, self, on_message)
         with self._router.expect(msg_id, running.feed):
-            await self._channels.send(
-                "shell", "execute_request", execute_request(code), msg_id=msg_id
-            )
+            if request is None:
+                content = execute_request(code)
+                await channels.send("shell", "execute_request", content, msg_id=msg_id)
+            else:
+                await channels.pass_on("shell", request)
             yield running
+
+    async def pass_on(self, channel: Channel, request: ClientRequest) -> None:
+        """Send a client's request that runs no code. Raises `KernelDiedError`, `WireError`."""
+        await (await self._line.ready()).pass_on(channel, request)
 
     @asynccontextmanager
     async def following(
@@ -196,8 +197,8 @@ class Kernel:
 
     async def answer(self, text: str) -> None:
         """Answer what the running cell asks. Raises `WireError` where the kernel takes nothing."""
-        await self._wait_usable()
-        await self._channels.send("stdin", "input_reply", {"status": "ok", "value": text})
+        content = {"status": "ok", "value": text}
+        await (await self._line.ready()).send("stdin", "input_reply", content)
 
     async def ask(self, expressions: dict[str, str]) -> dict[str, Any]:
         """Have Python expressions evaluated silently: no output, no history, no prompt number.
@@ -211,8 +212,8 @@ class Kernel:
             KernelDiedError: The kernel is dead already.
             WireError: The kernel takes no request.
         """
-        await self._wait_usable()
-        execution = Execution(ChannelSet.new_msg_id())
+        channels = await self._line.ready()
+        execution = Execution(_own_id())
         answered = anyio.Event()
 
         def on_message(message: Message) -> None:
@@ -222,14 +223,9 @@ class Kernel:
 
         with self._router.expect(execution.msg_id, on_message):
             content = execute_request("", silent=True, expressions=expressions)
-            await self._channels.send("shell", "execute_request", content, msg_id=execution.msg_id)
+            await channels.send("shell", "execute_request", content, msg_id=execution.msg_id)
             await self.first(answered)
         return execution.user_expressions
-
-    async def _wait_usable(self) -> None:
-        await self.first(self._usable)
-        if self.is_dead:
-            raise KernelDiedError("The kernel has ended.")
 
     async def look(self) -> None:
         """Read the keeper's status now."""
@@ -245,68 +241,12 @@ class Kernel:
 
     async def first(self, wanted: anyio.Event) -> None:
         """Wait for an event or for death."""
-        async with anyio.create_task_group() as tg:
+        await self._watch.first(wanted)
 
-            async def wait(one: anyio.Event) -> None:
-                await one.wait()
-                tg.cancel_scope.cancel()
-
-            tg.start_soon(wait, wanted)
-            tg.start_soon(wait, self._watch.dead)
-
-    async def _connect(self, *, task_status: TaskStatus[None]) -> None:
-        """Hold the channels open, and rebuild them when they break."""
-        is_first = True
-        breaks: deque[float] = deque(maxlen=MAX_REBUILDS + 1)
-        while not self.is_dead:
-            self._broken, self._was_severed = anyio.Event(), False
-            try:
-                async with open_channels(
-                    self.host.connection,
-                    context=self._wire.context,
-                    wire_id=self._wire_id,
-                    on_message=self._router.deliver,
-                    on_event=self._on_event,
-                ) as channels:
-                    self._channels = channels
-                    self._usable.set()
-                    if is_first:
-                        task_status.started()
-                        is_first = False
-                    with self._wire.guard.watching(channels):
-                        await self.first(self._broken)
-            except KernelError as error:
-                if is_first:
-                    raise
-                _log.info("The channels of session %s cannot be opened: %s", self._session, error)
-            self._usable = anyio.Event()
-            with anyio.move_on_after(VERDICT_LIMIT_S):
-                await self._watch.dead.wait()
-                return
-            self._gaps += 1
-            # The memory guard severs the innocent, too, until it has found who fills the memory.
-            if not self._was_severed:
-                breaks.append(time.monotonic())
-            if len(breaks) > MAX_REBUILDS and breaks[-1] - breaks[0] < REBUILD_WINDOW_S:
-                self._watch.die(ExitCause.HOSTILE, "its channels broke again and again")
-
-    def _on_event(self, happened: ChannelEvent) -> None:
-        if happened.kind == "connected":
-            self._watch.connected()
-        elif happened.kind in ("disconnected", "severed"):
-            self._was_severed = self._was_severed or happened.kind == "severed"
-            self._watch.disconnected()
-            self._broken.set()
-        elif happened.kind == "flooding":
-            self._gaps += 1
-        elif happened.kind == "hostile":
-            _log.warning(
-                "The kernel of session %s breaks the protocol: %s",
-                self._session,
-                happened.detail,
-                extra=event("kernel.hostile", session=self._session),
-            )
-            self._watch.die(ExitCause.HOSTILE, happened.detail)
+    def _take(self, message: Message) -> None:
+        if not message.parent_id.startswith(OWN_PREFIX):
+            self._on_message(message)
+        self._router.deliver(message)
 
     async def _beat(self) -> None:
         try:
@@ -326,9 +266,9 @@ class Kernel:
                 heard.set()
 
         while pending and not self.is_dead:
-            msg_id = ChannelSet.new_msg_id()
+            msg_id = _own_id()
             with self._router.expect(msg_id, on_message), anyio.move_on_after(NUDGE_INTERVAL_S):
-                await self._channels.send("control", "kernel_info_request", {}, msg_id=msg_id)
+                await self._line.channels.send("control", "kernel_info_request", {}, msg_id=msg_id)
                 await self.first(heard)
         if not self.is_dead:
             await self.wait_answering()
@@ -342,6 +282,7 @@ async def open_kernel(
     wire: Wire,
     wire_id: str,
     session: str,
+    on_message: MessageTaker,
     ready_limit_s: float,
     is_computing: bool = False,
 ) -> AsyncIterator[Kernel]:
@@ -353,6 +294,7 @@ async def open_kernel(
         wire: The way to its sockets.
         wire_id: ZeroMQ identity; the same for every incarnation of a session's kernel.
         session: Id of the session, for the log.
+        on_message: Called with each message but the answers to the broker's own questions.
         ready_limit_s: Seconds it has to answer.
         is_computing: It runs an earlier broker's cell and may not answer before that has ended: it is
             yielded unasked, and `Kernel.wait_ready` is to be called later.
@@ -363,7 +305,13 @@ async def open_kernel(
     deadline = time.monotonic() + ready_limit_s
     status = await wait_forked(host, deadline)
     kernel = Kernel(
-        host, config, wire=wire, wire_id=wire_id, generation=status.generation, session=session
+        host,
+        config,
+        wire=wire,
+        wire_id=wire_id,
+        generation=status.generation,
+        session=session,
+        on_message=on_message,
     )
     problem: KernelError | None = None
     is_ready = False
@@ -372,7 +320,7 @@ async def open_kernel(
         tg.start_soon(kernel._beat)  # noqa: SLF001
         with anyio.move_on_after(max(0.0, deadline - time.monotonic())):
             try:
-                await tg.start(kernel._connect)  # noqa: SLF001
+                await tg.start(kernel._line.run)  # noqa: SLF001
                 if not is_computing:
                     await kernel.wait_ready()
                 is_ready = not kernel.is_dead
@@ -395,5 +343,9 @@ def _start_error(kernel: Kernel, ready_limit_s: float) -> KernelStartError:
     )
 
 
+def _own_id() -> str:
+    return OWN_PREFIX + ChannelSet.new_msg_id()
+
+
 def _ignore(message: Message) -> None:
-    """Messages of clients other than the broker; nobody reads them yet."""
+    """What nobody waits for: output of threads after their cell, late replies; `on_message` has had it."""

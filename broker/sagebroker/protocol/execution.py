@@ -66,10 +66,14 @@ class Execution:
     Args:
         msg_id: The request's id; messages with another parent are ignored.
         outputs: Where outputs go; a fresh fold by default.
+        has_reply: Whether the request is one to which a kernel replies.
     """
 
-    def __init__(self, msg_id: str, outputs: OutputFold | None = None) -> None:
+    def __init__(
+        self, msg_id: str, outputs: OutputFold | None = None, *, has_reply: bool = True
+    ) -> None:
         self.msg_id = msg_id
+        self._has_reply = has_reply
         self.outputs = outputs if outputs is not None else OutputFold()
         self.reply: dict[str, Any] | None = None
         """Content of the first ``execute_reply``; types inside are the kernel's."""
@@ -101,7 +105,7 @@ class Execution:
     @property
     def phase(self) -> ExecutionPhase:
         """Where it stands, by what has been seen."""
-        if self._idle_seen and self.reply is not None:
+        if self._idle_seen and (self.reply is not None or not self._has_reply):
             return ExecutionPhase.ENDED
         if self._first_end_at is not None:
             return ExecutionPhase.ENDING
@@ -123,7 +127,7 @@ class Execution:
     @property
     def reply_lost(self) -> bool:
         """``idle`` has come and the reply has not; a fact once it has ended."""
-        return self._idle_seen and self.reply is None
+        return self._idle_seen and self.reply is None and self._has_reply
 
     @property
     def idle_lost(self) -> bool:

@@ -40,13 +40,15 @@ _JSON_FRAMES: Final = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One parsed message of a kernel. Strings may still hold lone surrogates (`text.clean`)."""
+    """One parsed message of a kernel, or of a client. Strings may still hold lone surrogates (`text.clean`)."""
 
     channel: Channel
     msg_type: str
     msg_id: str
     parent_id: str = ""
     """``msg_id`` of the request this belongs to, as the kernel claims; empty for none."""
+    parent_session: str = ""
+    """Wire session of that request's sender, as the kernel claims."""
     username: str = ""
     session: str = ""
     """Wire session of the sender, from the header."""
@@ -55,6 +57,8 @@ class Message:
     buffers: tuple[bytes, ...] = ()
     size: int = 0
     """Bytes of all frames together."""
+    frames: tuple[bytes, ...] = field(default=(), repr=False, compare=False)
+    """Header, parent header, metadata and content as they came, for whoever passes them on."""
 
 
 def parse(channel: Channel, frames: Sequence[bytes], key: bytes) -> Message:
@@ -92,12 +96,14 @@ def parse(channel: Channel, frames: Sequence[bytes], key: bytes) -> Message:
         msg_type=_required_name(header, "msg_type", channel),
         msg_id=_required_name(header, "msg_id", channel),
         parent_id=_name(parent.get("msg_id")) if isinstance(parent, dict) else "",
+        parent_session=_name(parent.get("session")) if isinstance(parent, dict) else "",
         username=_name(header.get("username")),
         session=_name(header.get("session")),
         content=_object(body[3], "content", channel),
         metadata=metadata if isinstance(metadata, dict) else {},
         buffers=tuple(buffers),
         size=sum(map(len, frames)),
+        frames=tuple(body),
     )
 
 

@@ -14,6 +14,7 @@ from sagebroker.model import CellFailure, CellStatus, ExitReport, InputRequest, 
 if TYPE_CHECKING:
     from sagebroker.protocol.execution import Execution
     from sagebroker.protocol.outputs import OutputFold
+    from sagebroker.protocol.requests import ClientRequest
 
 AWAITING_INPUT: Final = "awaiting_input"
 """The word of a cell that runs and asks something."""
@@ -32,12 +33,14 @@ class Cell:
     """
 
     number: int
-    """Counts from 1 in its session."""
+    """Counts from 1 in its session; 0 for what is no cell of the transcript: see `is_silent`."""
     code: str
     time_limit_s: float
     outputs: OutputFold
     author: str = "api"
-    """Who sent it: ``mcp``, ``cli``, ``api``."""
+    """Who sent it: ``mcp``, ``cli``, ``api``, ``jupyter``."""
+    request: ClientRequest | None = None
+    """What a Jupyter client has sent; goes to the kernel in place of the code."""
     request_id: str = ""
     """The client's own name for the request, by which a repeated one is recognised."""
     msg_id: str = ""
@@ -53,7 +56,8 @@ class Cell:
     ladder: LadderOutcome | None = None
     """What was done to stop it, if anything."""
     stop_reason: str = ""
-    """Why it was stopped: ``time_limit``, ``request``, ``cancelled``, ``restart``, ``closed``, ``files_full``."""
+    """Why it was stopped: ``time_limit``, ``request``, ``cancelled``, ``restart``, ``closed``, ``files_full``,
+    ``aborted``."""
     exit: ExitReport | None = None
     """How the kernel ended under it."""
     notices: list[str] = field(default_factory=list)
@@ -89,6 +93,16 @@ class Cell:
         if self.started_at is None:
             return 0.0
         return (self.ended_at if self.ended_at is not None else time.monotonic()) - self.started_at
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether it only runs: a widget's message, or code that a tool runs for itself."""
+        return self.number == 0
+
+    @property
+    def client(self) -> bytes:
+        """Which Jupyter client sent it; empty for all others together."""
+        return b"" if self.request is None else self.request.client
 
     @property
     def word(self) -> str:

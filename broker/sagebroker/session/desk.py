@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sagebroker.kernel.host import KernelHost
     from sagebroker.kernel.keeper import RestoreReport
     from sagebroker.kernel.kernel import Kernel
+    from sagebroker.protocol.messages import Message
     from sagebroker.session.cell import Cell
     from sagebroker.session.found import Found
     from sagebroker.session.sleep import Saved
@@ -79,6 +80,16 @@ class SaveWish:
         self.done.set()
 
 
+class Listener:
+    """Who wants to know what a session's kernel says. This one does not."""
+
+    def heard(self, message: Message) -> None:
+        """The kernel has sent this, for whomever."""
+
+    def began(self, sentence: str) -> None:
+        """A new kernel serves; says why, and what became of the variables. Empty for the session's first."""
+
+
 class Desk:
     """See the module. `Session` puts wishes here, `Life` takes them and keeps the rest true."""
 
@@ -110,6 +121,9 @@ class Desk:
         self.current: Cell | None = None
         self.abandoned: Cell | None = None
         """The cell that ran when the session's life was ended; it may still run."""
+        self.listener = Listener()
+        self.guest_cells: list[int] = []
+        """Numbers of the cells that Jupyter clients have run, and of which no other caller was told yet."""
         self.stop: tuple[str, bool] | None = None
         """Reason, and whether the kernel is to be replaced at once."""
         self.stop_wanted = anyio.Event()
@@ -120,6 +134,10 @@ class Desk:
         self.active_at = time.monotonic()
         self.is_used = not found.is_new
         """Whether anybody has ever sent it a cell or written a file, as far as is known."""
+
+    def hear(self, message: Message) -> None:
+        """The kernel has sent this."""
+        self.listener.heard(message)
 
     def use(self) -> None:
         """Somebody leaves something in the session: it is worth keeping from now on."""
@@ -158,7 +176,12 @@ class Desk:
 
     def end_cell(self) -> None:
         """The running cell is done with."""
-        self.current = None
+        cell, self.current = self.current, None
+        if cell is not None and (cell.status is CellStatus.RUNNING or cell.reply_lost):
+            # The kernel is dead, or has not said how it ended; else its reply tells the client.
+            self.queue.abort_behind(cell)
+        if cell is not None and cell.request is not None and not cell.is_silent:
+            self.guest_cells.append(cell.number)
         self.touch()
 
     def take_notices(self) -> list[str]:

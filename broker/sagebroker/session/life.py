@@ -21,7 +21,8 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from sagebroker.errors import BrokerError, KernelStartError, StorageError, alone
-from sagebroker.kernel.kernel import Kernel, Wire, open_kernel
+from sagebroker.kernel.held import Wire
+from sagebroker.kernel.kernel import Kernel, open_kernel
 from sagebroker.kernel.start import wait_revived
 from sagebroker.logs import event
 from sagebroker.model import ExitCause, ExitReport, SessionState
@@ -227,6 +228,7 @@ class Life:
             wire=self._wire,
             wire_id=self._keeper.row.wire_id,
             session=self._keeper.row.id,
+            on_message=self._desk.hear,
             ready_limit_s=min(ADOPT_LIMIT_S, config.ready_limit_s)
             if is_adopted
             else config.ready_limit_s,
@@ -271,13 +273,19 @@ class Life:
     ) -> None:
         """Have the next answers say what the new kernel means for the variables."""
         fate = outcome.fate_sentence(restore)
+        news = self._losses.news(fate)
         known = self._known_generation
         self._known_generation = kernel.generation
         if self._was_asleep and not self._ending.was_ready:
-            self._desk.notices.append(outcome.wake_sentence(self._keeper.row.name, restore))
+            news = outcome.wake_sentence(self._keeper.row.name, restore)
+            self._desk.notices.append(news)
         elif is_adopted and known and known != kernel.generation and self._left is None:
-            self._desk.notices.append(f"While nobody was connected the kernel ended. {fate}")
+            news = f"While nobody was connected the kernel ended. {fate}"
+            self._desk.notices.append(news)
+        elif self._ending.was_ready and not news:
+            news = f"The kernel was restarted. {fate}"
         self._losses.settle(fate)
+        self._desk.listener.began(news)
 
     async def _serve(self, kernel: Kernel) -> None:
         """Run cells until the kernel is dead."""

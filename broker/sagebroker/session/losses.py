@@ -46,6 +46,10 @@ class Losses:
         """A kernel has ended; what became of the variables will be said."""
         self._fate.open(cause)
 
+    def news(self, fate: str) -> str:
+        """What has happened to the kernel, and to the variables; empty where it has not ended."""
+        return f"{self._fate.cause} {fate}" if self._fate.cause else ""
+
     def settle(self, fate: str) -> None:
         """It is known what became of the variables; cells that wait are told, too."""
         if self._fate.cause:

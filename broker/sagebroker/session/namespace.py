@@ -37,6 +37,16 @@ ASK_LIMIT_S = 10.0
 """Time for the kernel to look at its variables; it takes 3 s at most by itself."""
 
 
+def check_not_failed(desk: Desk) -> None:
+    """Raise `KernelStartError` where a session waits, without a kernel, for somebody to restart it."""
+    if desk.state is SessionState.FAILED:
+        raise KernelStartError(
+            f"The session {desk.name!r} has no kernel. {desk.note}",
+            hint=f"sage_restart(session={desk.name!r}) starts a new one; with restore=true it brings the "
+            "variables of the newest checkpoint back.",
+        )
+
+
 async def idle_kernel(desk: Desk, what: str, limit_s: float) -> Kernel:
     """The kernel of a session in which no cell runs, waited for while it starts.
 

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from sagebroker.config import SessionConfig
 from sagebroker.errors import CellNotFoundError, QueueFullError
 from sagebroker.model import CellStatus
 from sagebroker.protocol.outputs import OutputFold
+from sagebroker.protocol.requests import found_again
 from sagebroker.session.cell import Cell, ignore
+
+if TYPE_CHECKING:
+    from sagebroker.protocol.requests import ClientRequest
+
+ABORTED = "The cell was not run: one before it, of the same client, has failed."
 
 RETRY_AFTER_S = 5.0
 """Told to whom no place for a cell can be given now; cells end all the time."""
@@ -38,13 +45,21 @@ class CellQueue:
         self._on_change = on_change
         self._cells: dict[int, Cell] = {}
         self._waiting: deque[Cell] = deque()
+        self._had_turns: list[bytes] = []
+        """Clients with waiting cells that were served, the last one last."""
         self.next_number = next_number
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def add(
-        self, code: str, time_limit_s: float | None, *, author: str = "api", request_id: str = ""
+        self,
+        code: str,
+        time_limit_s: float | None,
+        *,
+        author: str = "api",
+        request_id: str = "",
+        request: ClientRequest | None = None,
     ) -> Cell:
         """A new cell at the end of the queue.
 
@@ -58,25 +73,29 @@ class CellQueue:
                 retry_after_s=RETRY_AFTER_S,
             )
         wanted = self._limits.time_limit_s if time_limit_s is None else time_limit_s
+        is_silent = request is not None and request.is_silent
         cell = Cell(
-            number=self.next_number,
+            number=0 if is_silent else self.next_number,
             code=code,
             time_limit_s=min(wanted, self._limits.max_time_limit_s),
             outputs=new_fold(self._limits),
             author=author,
             request_id=request_id,
-            on_change=self._on_change,
+            request=request,
+            on_change=ignore if is_silent else self._on_change,
         )
-        self.next_number += 1
-        self._cells[cell.number] = cell
         self._waiting.append(cell)
-        self._forget()
-        self._on_change(cell)
+        if not is_silent:
+            self.next_number += 1
+            self._cells[cell.number] = cell
+            self._forget()
+        cell.on_change(cell)
         return cell
 
     def resume(self, cell: Cell) -> None:
         """A cell that an earlier broker has left; one that was not sent waits again."""
         cell.on_change = self._on_change
+        cell.request = found_again(cell.request_id, cell.code)
         self._cells[cell.number] = cell
         if cell.status is CellStatus.QUEUED:
             self._waiting.append(cell)
@@ -87,8 +106,20 @@ class CellQueue:
         return found[-1] if found else None
 
     def take(self) -> Cell | None:
-        """The next cell to run."""
-        return self._waiting.popleft() if self._waiting else None
+        """The next cell to run: each Jupyter client has its turn, as have all others together.
+
+        A client's own cells keep their order; the client goes first that has had no turn for longest.
+        """
+        first: dict[bytes, Cell] = {}
+        for cell in self._waiting:
+            first.setdefault(cell.client, cell)
+        if not first:
+            return None
+        had = self._had_turns
+        client = min(first, key=lambda c: had.index(c) if c in had else -1)
+        self._had_turns = [*(c for c in had if c in first and c != client), client]
+        self._waiting.remove(first[client])
+        return first[client]
 
     def put_back(self, cell: Cell) -> None:
         """A cell that was taken and not sent: it is next again."""
@@ -124,6 +155,12 @@ class CellQueue:
         for cell in dropped:
             self.drop(cell, reason, sentence)
         return len(dropped)
+
+    def abort_behind(self, cell: Cell) -> None:
+        """End what the client of ``cell`` has queued behind it, if it wishes so of one that fails."""
+        if cell.request is not None and cell.request.stops_on_error:
+            for waiting in [c for c in self._waiting if c.client == cell.client]:
+                self.drop(waiting, "aborted", ABORTED)
 
     def warn_waiting(self, sentence: str) -> None:
         """Add a sentence to the answer of every waiting cell."""

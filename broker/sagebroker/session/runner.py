@@ -87,7 +87,9 @@ class CellRunner:
         if cell.status.is_final:
             return None
         self._desk.begin_cell(cell)
-        cell.start(ChannelSet.new_msg_id(), kernel.generation)
+        request = cell.request
+        msg_id = ChannelSet.new_msg_id() if request is None else request.msg_id
+        cell.start(msg_id, kernel.generation)
         try:
             if not await self._is_noted(cell) or self._is_dropped(cell):
                 return None
@@ -96,6 +98,7 @@ class CellRunner:
                 cell.outputs,
                 msg_id=cell.msg_id,
                 on_message=partial(self._hear, cell),
+                request=request,
             )
             return await self._to_its_end(kernel, cell, sending)
         except KernelError as error:
@@ -124,7 +127,8 @@ class CellRunner:
         """Take what comes of a cell, beside its execution."""
         if message.channel == "stdin":
             cell.ask(input_wanted(message))
-        self._transcript.add(cell, message)
+        if not cell.is_silent:
+            self._transcript.add(cell, message)
 
     async def _to_its_end(
         self,
@@ -141,7 +145,7 @@ class CellRunner:
                 async with anyio.create_task_group() as tg:
                     tg.start_soon(self._enforce, kernel, cell, running, tg.cancel_scope)
                     tg.start_soon(self._watch_files, cell)
-                    if not is_followed:
+                    if not (is_followed or cell.is_silent):
                         key = kernel.host.connection.key
                         journal = JournalReader(journal_path(self._folder), key)
                         tg.start_soon(find_missed, kernel, cell, journal)
@@ -164,6 +168,8 @@ class CellRunner:
 
         A cell of which the store says that it waits would be run again by the next broker.
         """
+        if cell.is_silent:
+            return True
         try:
             await self._transcript.write()
         except BrokerError as error:

@@ -23,10 +23,11 @@ from sagebroker.errors import (
     SessionClosedError,
 )
 from sagebroker.kernel.checkpoints import CheckpointInfo, VariableList, read_checkpoints
-from sagebroker.model import CellStatus, LadderOutcome, SessionState
+from sagebroker.model import CellStatus, LadderOutcome
 from sagebroker.session import namespace, outcome
 from sagebroker.session.asking import answer
-from sagebroker.session.desk import Desk, RestartWish, SaveWish, SleepWish
+from sagebroker.session.desk import Desk, Listener, RestartWish, SaveWish, SleepWish
+from sagebroker.session.drain import drain
 from sagebroker.session.file_access import SessionFiles
 from sagebroker.session.info import SessionInfo, info_of
 from sagebroker.session.inspection import inspect
@@ -39,19 +40,19 @@ if TYPE_CHECKING:
     from sagebroker.config import BrokerConfig
     from sagebroker.container.runtime import ContainerRuntime
     from sagebroker.kernel.folders import RestoreOrder
+    from sagebroker.kernel.held import Wire
     from sagebroker.kernel.inspection import Inspected, Question
-    from sagebroker.kernel.kernel import Kernel, Wire
+    from sagebroker.kernel.kernel import Kernel
+    from sagebroker.protocol.requests import ClientRequest
     from sagebroker.session.cell import Cell
     from sagebroker.session.found import Found
     from sagebroker.session.launch import Launcher
     from sagebroker.session.sleep import Saved
+    from sagebroker.store.records import CellRow
     from sagebroker.store.store import Store
 
 STOP_LIMIT_S = 20.0
 """A stop wish is carried out within the ladder's own limits, about 12 s at worst."""
-
-END_STOP_LIMIT_S = 2.0
-"""Time to stop a running cell when the broker ends: a client that closes kills the server 4 s later."""
 
 
 class Session:
@@ -158,6 +159,7 @@ class Session:
         time_limit_s: float | None = None,
         author: str = "api",
         request_id: str = "",
+        request: ClientRequest | None = None,
     ) -> Cell:
         """Queue a cell; it runs when those before it have ended.
 
@@ -166,6 +168,7 @@ class Session:
             time_limit_s: Seconds it may run; as configured by default.
             author: Who sends it: ``mcp``, ``cli``, ``api``.
             request_id: The caller's own name for the request; see `cell_of_request`.
+            request: A Jupyter client's, which goes to the kernel in place of the code.
 
         Raises:
             QueueFullError: Too many cells wait.
@@ -173,15 +176,38 @@ class Session:
             KernelStartError: Its kernel is gone and was not started again; says what to do.
         """
         self._check_open()
-        if self._desk.state is SessionState.FAILED:
-            raise KernelStartError(
-                f"The session {self.name!r} has no kernel. {self._desk.note}",
-                hint=f"sage_restart(session={self.name!r}) starts a new one; with restore=true it brings the "
-                "variables of the newest checkpoint back.",
-            )
-        cell = self._desk.queue.add(code, time_limit_s, author=author, request_id=request_id)
+        namespace.check_not_failed(self._desk)
+        cell = self._desk.queue.add(
+            code, time_limit_s, author=author, request_id=request_id, request=request
+        )
         self._desk.use()
         return cell
+
+    @property
+    def kernel(self) -> Kernel | None:
+        """The kernel that serves now; None while there is none."""
+        return self._desk.kernel
+
+    def listen(self, listener: Listener) -> None:
+        """Have ``listener`` told all that the kernels of the session say from now on."""
+        self._desk.listener = listener
+
+    def abort_behind(self, cell: Cell) -> None:
+        """End what a Jupyter client has queued behind its cell that has failed, if it wishes so."""
+        self._desk.queue.abort_behind(cell)
+
+    def take_guest_cells(self) -> list[int]:
+        """Numbers of the cells that Jupyter clients have run since the last call."""
+        taken, self._desk.guest_cells = self._desk.guest_cells, []
+        return taken
+
+    async def keep_running(self) -> None:
+        """Have its kernel go on when its broker ends. Raises `StorageError`."""
+        await self._keeper.change(on_end="stay")
+
+    async def past_cells(self, most: int) -> list[CellRow]:
+        """The newest stored cells, in order. Raises `StorageError`."""
+        return await self._store.call(lambda db: db.cells(self.id, most=most))
 
     def cell(self, number: int) -> Cell:
         """The remembered cell with this number. Raises `CellNotFoundError`."""
@@ -334,6 +360,7 @@ class Session:
         return "it has ended" if self.is_ending else await self._wish_sleep(force=force)
 
     async def _wish_sleep(self, *, force: bool, final: bool = False) -> str:
+        """Why it does not sleep; empty where it does now."""
         wish = self._desk.sleep = self._desk.sleep or SleepWish(is_forced=force, is_final=final)
         self._desk.wake.set()
         await wish.done.wait()
@@ -358,25 +385,8 @@ class Session:
         elif not self._desk.is_used:
             await self._life.stop("close")
         else:
-            await self._lie_down()
+            await drain(self._desk, self._config.hibernation, self.cancel, self._wish_sleep)
             await self._life.stop("hibernate")
-
-    async def _lie_down(self) -> None:
-        """Save what can be saved before the end."""
-        self._desk.queue.drop_all("closed", outcome.NOT_RUN)
-        cell = self._desk.current
-        if cell is not None and not await cell.wait(self._config.hibernation.drain_s):
-            with anyio.move_on_after(END_STOP_LIMIT_S):
-                await self.cancel(cell, "closed")
-        if self._desk.kernel is None or self._desk.current is not None:
-            why = "a cell could not be stopped" if self._desk.current else "it had no kernel"
-            self._desk.notices.append(outcome.ended_unsaved(why))
-            return
-        hindrance = "it took too long to save anything"
-        with anyio.move_on_after(self._config.hibernation.save_limit_s + END_STOP_LIMIT_S):
-            hindrance = await self._wish_sleep(force=True, final=True)
-        if hindrance and not self.is_ending:
-            self._desk.notices.append(outcome.ended_unsaved(hindrance))
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Its life; ``task_status`` is started when the first kernel answers.

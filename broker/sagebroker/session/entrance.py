@@ -1,0 +1,187 @@
+"""`Entrances`: where Jupyter clients come in to the sessions of a broker.
+
+An entrance is there from a session's beginning to its end. When the session falls asleep while clients are connected it stays,
+and the next cell of one of them wakes the session.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+import anyio
+import anyio.to_thread
+
+from sagebroker.errors import BrokerError, ConfigError
+from sagebroker.kernel.connection import ConnectionInfo
+from sagebroker.kernel.endpoint import Endpoint
+from sagebroker.logs import event
+from sagebroker.session.desk import Listener
+from sagebroker.session.guests import Guests
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
+
+    from anyio.abc import TaskGroup, TaskStatus
+
+    from sagebroker.config import BrokerConfig
+    from sagebroker.kernel.held import Wire
+    from sagebroker.session.session import Session
+    from sagebroker.store.folders import StateFolder
+
+CONNECTION_FILE: Final = "connection.json"
+"""In a session's folder: how Jupyter clients connect to it."""
+KERNEL_NAME: Final = "sagemath"
+"""Name of the kernelspec, for clients that look at it."""
+FOLDER_SUFFIX: Final = ".jupyter"
+SOCKET_PREFIX: Final = "k"
+
+_log = logging.getLogger(__name__)
+
+
+class Entrance:
+    """Of one session, open or asleep; a `guests.House`."""
+
+    def __init__(self, session: Session, wake: Callable[[str], Awaitable[Session]]) -> None:
+        self.session: Session | None = session
+        self._name = session.name
+        self._wake = wake
+        self.endpoint: Endpoint
+        self.guests: Guests
+        self.scope = anyio.CancelScope()
+
+    async def awake(self) -> Session:
+        """The session, woken where it sleeps. Raises `BrokerError`."""
+        if self.session is None or self.session.is_ending:
+            return await self._wake(self._name)
+        return self.session
+
+
+class Entrances:
+    """See the module. `run` in a task.
+
+    Args:
+        config: The broker's.
+        state: Where connection files lie.
+        wire: Where sockets are made.
+        wake: Opens the session of a name, and returns it.
+    """
+
+    def __init__(
+        self,
+        config: BrokerConfig,
+        state: StateFolder,
+        wire: Wire,
+        wake: Callable[[str], Awaitable[Session]],
+    ) -> None:
+        self._config = config
+        self._state = state
+        self._wire = wire
+        self._wake = wake
+        self._open: dict[str, Entrance] = {}
+        self._tg: TaskGroup
+
+    async def run(self, *, task_status: TaskStatus[None]) -> None:
+        """Serve all of them until cancelled."""
+        async with anyio.create_task_group() as self._tg:
+            task_status.started()
+            await anyio.sleep_forever()
+
+    @asynccontextmanager
+    async def leading_to(self, session: Session) -> AsyncIterator[None]:
+        """Let Jupyter clients in to ``session``; without an entrance it serves all others."""
+        entrance = self._open.get(session.id)
+        if entrance is None:
+            entrance = await self._make(session)
+        if entrance is None:
+            yield
+            return
+        entrance.session = session
+        session.listen(entrance.guests)
+        try:
+            yield
+        finally:
+            session.listen(Listener())
+            entrance.session = None
+            if session.is_removed or not entrance.endpoint.subscribers:
+                entrance.scope.cancel()
+
+    async def _make(self, session: Session) -> Entrance | None:
+        entrance = Entrance(session, self._wake)
+        try:
+            connection = await anyio.to_thread.run_sync(self._connection, session.id, session.name)
+            entrance.endpoint = Endpoint(
+                connection,
+                context=self._wire.context,
+                guard=self._wire.guard,
+                on_request=lambda *said: entrance.guests.take(*said),
+            )
+            entrance.guests = Guests(
+                entrance,
+                entrance.endpoint,
+                time_limit_s=self._config.session.max_time_limit_s,
+                may_interrupt_all=self._config.jupyter.may_interrupt_all,
+            )
+            entrance.endpoint.bind()
+        except BrokerError as error:
+            _log.warning(
+                "Jupyter clients cannot connect to session %s: %s",
+                session.name,
+                error,
+                extra=event("endpoint.failed", session=session.id),
+            )
+            return None
+        self._open[session.id] = entrance
+        await self._tg.start(self._serve, session.id, entrance)
+        return entrance
+
+    async def _serve(
+        self, session_id: str, entrance: Entrance, *, task_status: TaskStatus[None]
+    ) -> None:
+        try:
+            with entrance.scope:
+                await entrance.guests.run(entrance.endpoint.serve, task_status=task_status)
+        except Exception:  # noqa: BLE001 - a fault here ends the entrance, and nothing else
+            _log.exception(
+                "The endpoint of session %s has ended by a fault",
+                session_id,
+                extra=event("endpoint.failed", session=session_id),
+            )
+        finally:
+            if self._open.get(session_id) is entrance:
+                del self._open[session_id]
+            entrance.endpoint.publish(b"", "status", {"execution_state": "dead"})
+            entrance.endpoint.close()
+
+    def _connection(self, session_id: str, name: str) -> ConnectionInfo:
+        """How clients connect: with the key that they know, if there is one. Blocks."""
+        path = connection_file(self._state, session_id)
+        prefix = str(self._config.runtime_dir / f"{session_id}{FOLDER_SUFFIX}" / SOCKET_PREFIX)
+        try:
+            found = ConnectionInfo.load(path)
+        except ConfigError:
+            found = ConnectionInfo.new(prefix, kernel_name=KERNEL_NAME)
+        found = replace(found, ip=prefix)
+        _write(path, found, name, session_id)
+        return found
+
+
+def connection_file(state: StateFolder, session_id: str) -> Path:
+    """Where the connection file of a session's endpoint is."""
+    return state.folder(session_id).path / CONNECTION_FILE
+
+
+def _write(path: Path, connection: ConnectionInfo, name: str, session_id: str) -> None:
+    values = json.loads(connection.to_json()) | {"session": name, "session_id": session_id}
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        draft.touch(mode=0o600, exist_ok=False)
+        draft.write_text(json.dumps(values, indent=2), encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        raise ConfigError(f"The connection file {path} cannot be written: {error}.") from error
