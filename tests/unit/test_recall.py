@@ -75,6 +75,7 @@ LOST = {
     "attempts",
     "is_stored",
     "on_change",
+    "request",
     "_ended",
     "_moved_on",
     "outputs",

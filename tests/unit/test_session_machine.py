@@ -49,7 +49,7 @@ class SessionMachine(RuleBasedStateMachine):
         patch.setattr("sagebroker.kernel.death.LOOK_INTERVAL_S", 0.05)
         patch.setattr("sagebroker.kernel.death.ENGINE_LOOK_INTERVAL_S", 0.2)
         patch.setattr("sagebroker.kernel.start.ENGINE_LOOK_INTERVAL_S", 0.05)
-        patch.setattr("sagebroker.kernel.kernel.VERDICT_LIMIT_S", 0.5)
+        patch.setattr("sagebroker.kernel.held.VERDICT_LIMIT_S", 0.5)
         patch.setattr("sagebroker.kernel.ladder.REPLACE_LIMIT_S", 0.5)
         folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir="/tmp"))
         self._stack.callback(remove_folder, folder)

@@ -54,6 +54,7 @@ class Entrance:
         self.endpoint: Endpoint
         self.guests: Guests
         self.scope = anyio.CancelScope()
+        self.closed = anyio.Event()
 
     async def awake(self) -> Session:
         """The session, woken where it sleeps. Raises `BrokerError`."""
@@ -97,7 +98,9 @@ class Entrances:
         """Let Jupyter clients in to ``session``; without an entrance it serves all others."""
         entrance = self._open.get(session.id)
         if entrance is None:
-            entrance = await self._make(session)
+            # Whoever is cancelled here has yet to give back what the session holds.
+            with anyio.CancelScope(shield=True):
+                entrance = await self._make(session)
         if entrance is None:
             yield
             return
@@ -110,6 +113,8 @@ class Entrances:
             entrance.session = None
             if session.is_removed or not entrance.endpoint.subscribers:
                 entrance.scope.cancel()
+                with anyio.CancelScope(shield=True):
+                    await entrance.closed.wait()
 
     async def _make(self, session: Session) -> Entrance | None:
         entrance = Entrance(session, self._wake)
@@ -157,6 +162,7 @@ class Entrances:
                 del self._open[session_id]
             entrance.endpoint.publish(b"", "status", {"execution_state": "dead"})
             entrance.endpoint.close()
+            entrance.closed.set()
 
     def _connection(self, session_id: str, name: str) -> ConnectionInfo:
         """How clients connect: with the key that they know, if there is one. Blocks."""

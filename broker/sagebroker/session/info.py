@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from sagebroker.errors import BrokerError
 from sagebroker.model import SessionState
 from sagebroker.store.records import Hibernate, OnEnd
 
 if TYPE_CHECKING:
+    from sagebroker.container.runtime import ContainerRuntime
     from sagebroker.session.desk import Desk
     from sagebroker.store.records import SessionRow
 
@@ -74,3 +76,16 @@ def info_of(row: SessionRow, desk: Desk) -> SessionInfo:
         kernelspec=row.kernelspec,
         note=desk.note,
     )
+
+
+async def measured(
+    info: SessionInfo, container: str | None, runtime: ContainerRuntime
+) -> SessionInfo:
+    """``info`` with the memory in use, where the engine tells it."""
+    if container is None:
+        return info
+    try:
+        stats = await runtime.stats(container)
+    except BrokerError:
+        return info
+    return replace(info, memory_bytes=stats.memory_bytes)

@@ -7,7 +7,6 @@ which its life carries out, so that a caller who goes away leaves nothing half d
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -29,7 +28,7 @@ from sagebroker.session.asking import answer
 from sagebroker.session.desk import Desk, Listener, RestartWish, SaveWish, SleepWish
 from sagebroker.session.drain import drain
 from sagebroker.session.file_access import SessionFiles
-from sagebroker.session.info import SessionInfo, info_of
+from sagebroker.session.info import SessionInfo, info_of, measured
 from sagebroker.session.inspection import inspect
 from sagebroker.session.life import Life
 from sagebroker.session.recall import recall
@@ -143,14 +142,7 @@ class Session:
 
     async def measure(self, runtime: ContainerRuntime) -> SessionInfo:
         """`info` with the memory in use, where the engine tells it."""
-        info = self.info()
-        if self.container is None:
-            return info
-        try:
-            stats = await runtime.stats(self.container)
-        except BrokerError:
-            return info
-        return replace(info, memory_bytes=stats.memory_bytes)
+        return await measured(self.info(), self.container, runtime)
 
     def submit(
         self,
@@ -245,8 +237,8 @@ class Session:
 
     def suspect(self) -> None:
         """The engine told something of its container: have the kernel looked at."""
-        if self._desk.kernel is not None:
-            self._desk.kernel.suspect()
+        if (kernel := self._desk.kernel) is not None:
+            kernel.suspect()
 
     async def interrupt(self) -> LadderOutcome | None:
         """Stop the running cell; None where nothing runs. Queued cells go on."""
