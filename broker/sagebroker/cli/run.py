@@ -7,7 +7,7 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio
 import typer
@@ -17,7 +17,6 @@ from sagebroker.broker import Broker
 from sagebroker.cli.console import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
-    EXIT_USAGE,
     Json,
     OutputLostError,
     complain,
@@ -25,6 +24,7 @@ from sagebroker.cli.console import (
     err,
     exits,
     print_json,
+    refuse,
     run_async,
     write,
 )
@@ -65,7 +65,7 @@ def run(
     Without -s the session ends with the command. With -s its variables are there the next time.
     """
     if bool(code) == bool(file):
-        _refuse("give either a file or -c CODE.")
+        refuse("give either a file or -c CODE.")
     if file is not None:
         code = _read(file)
     if images is not None:
@@ -94,7 +94,7 @@ def _read(file: Path) -> str:
     try:
         return sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        _refuse(f"{file} cannot be read: {error}")
+        refuse(f"{file} cannot be read: {error}")
 
 
 def _make_folder(path: Path) -> None:
@@ -102,14 +102,9 @@ def _make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        _refuse(f"The folder {path} cannot be made: {error}")
+        refuse(f"The folder {path} cannot be made: {error}")
     if not os.access(path, os.W_OK | os.X_OK):
-        _refuse(f"The folder {path} cannot be written.")
-
-
-def _refuse(text: str) -> NoReturn:
-    complain(text)
-    raise typer.Exit(EXIT_USAGE)
+        refuse(f"The folder {path} cannot be written.")
 
 
 class _Interruption:
