@@ -22,6 +22,7 @@ from sagebroker.cli.console import (
 from sagebroker.model import utcnow
 from sagebroker.server.places import token_file
 from sagebroker.store.tokens import Token, TokenFile
+from sagebroker.users import PLAIN_NAME
 
 if TYPE_CHECKING:
     from sagebroker.config import BrokerConfig
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 token_app = typer.Typer(no_args_is_help=True, help="Make, list and revoke users' bearer tokens.")
 
-_USER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}")
 _UNITS_S = {"h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 
 
@@ -94,7 +94,7 @@ def create(
     from sagebroker.server.auth import RUN, SCOPES
 
     scopes = tuple(dict.fromkeys(scope or [RUN]))
-    if not _USER.fullmatch(user):
+    if not PLAIN_NAME.fullmatch(user):
         refuse(
             "a user's name has 1 to 64 letters, digits, '_', '.', '@' and '-', a letter or digit first."
         )

@@ -12,6 +12,7 @@ from sagebroker.protocol.text import clean, strip_ansi
 from sagebroker.server.limits import MAX_CODE_CHARS, MAX_REQUEST_CHARS, MAX_WAIT_S
 from sagebroker.server.session_tools import SessionView
 from sagebroker.session.asking import MAX_ANSWER_CHARS
+from sagebroker.session.names import NAME_PATTERN
 
 if TYPE_CHECKING:
     from sagebroker.protocol.text import BoundedText
@@ -24,7 +25,7 @@ Name = Annotated[
     str,
     Path(
         description="Name of a session.",
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,39}$",
+        pattern=f"^{NAME_PATTERN}$",
         examples=["default"],
     ),
 ]
