@@ -32,7 +32,7 @@ from sagebroker.cli.terminal import read_answer
 from sagebroker.config import BrokerConfig
 from sagebroker.errors import alone
 from sagebroker.model import CellStatus
-from sagebroker.protocol.text import BoundedText, clean, strip_ansi
+from sagebroker.protocol.text import clean, strip_ansi
 from sagebroker.session.cell import Cell
 
 if TYPE_CHECKING:
@@ -219,17 +219,13 @@ def _print_new(cell: Cell, shown: dict[str, int]) -> None:
         ("stdout", cell.outputs.stdout, sys.stdout),
         ("stderr", cell.outputs.stderr, sys.stderr),
     ):
-        text = _whole(stream)
+        text = stream.kept
         if len(text) > shown[name] and not stream.omitted:
             write(clean(text[shown[name] :]), target)
             shown[name] = len(text)
         elif stream.omitted and cell.status.is_final and shown[name] >= 0:
             write(f"\n… {stream.omitted} characters left out …\n{clean(stream.tail)}", target)
             shown[name] = -1
-
-
-def _whole(stream: BoundedText) -> str:
-    return stream.head + stream.tail
 
 
 def _print_end(cell: Cell, images: Path | None) -> list[str]:
@@ -291,8 +287,8 @@ def _as_json(cell: Cell, saved: list[str]) -> dict[str, Any]:
     return {
         "status": cell.word,
         "elapsed_s": round(cell.elapsed_s, 4),
-        "stdout": clean(_whole(cell.outputs.stdout)),
-        "stderr": clean(_whole(cell.outputs.stderr)),
+        "stdout": clean(cell.outputs.stdout.kept),
+        "stderr": clean(cell.outputs.stderr.kept),
         "omitted": cell.outputs.stdout.omitted + cell.outputs.stderr.omitted,
         "outputs": [
             {"result": output.is_result, "data": {k: _text(v) for k, v in output.data.items()}}
