@@ -58,14 +58,7 @@ def serve(
 
 def _tell(serving: Serving, *, as_json: bool) -> None:
     if as_json:
-        print_json(
-            {
-                "url": serving.url,
-                "wants_tokens": serving.wants_tokens,
-                "http_socket": str(serving.http_socket),
-                "mcp_socket": str(serving.mcp_socket),
-            }
-        )
+        print_json(serving.as_json())
         return
     out.print(f"MCP is served at {serving.url}", markup=False)
     if not serving.wants_tokens:
