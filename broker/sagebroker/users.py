@@ -31,8 +31,8 @@ from sagebroker.shared import Shared
 LOCAL_USER: Final = ""
 """Who owns the state folder itself: whoever runs the command line, stdio, the unix socket."""
 
-_PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}")
-"""Names that are folders as they stand; others, from an OAuth issuer, are hashed."""
+PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}")
+"""Names that are folders as they stand, and those tokens are made for; an issuer's others are hashed."""
 
 _log = logging.getLogger(__name__)
 
@@ -229,7 +229,7 @@ class ServedUsers(AsyncContextManagerMixin):
 
 def user_folder(state_dir: Path, user: str) -> Path:
     """The state folder of a user other than `LOCAL_USER`."""
-    plain = _PLAIN_NAME.fullmatch(user) is not None
+    plain = PLAIN_NAME.fullmatch(user) is not None
     name = user if plain else "+" + hashlib.sha256(user.encode()).hexdigest()[:40]
     return state_dir / "users" / name
 

@@ -321,12 +321,7 @@ def make_fixture_server(*arguments: Any, **named: Any) -> SageServer:
 
 
 def tell(serving: Serving) -> None:
-    places = {
-        "url": serving.url,
-        "http_socket": str(serving.http_socket),
-        "mcp_socket": str(serving.mcp_socket),
-    }
-    print(json.dumps(places), flush=True)
+    print(json.dumps(serving.as_json()), flush=True)
 
 
 async def main(folder: Path) -> None:

@@ -51,6 +51,11 @@ def local_server(folder: Path) -> StdioServerParameters:
     return StdioServerParameters(command=sys.executable, args=[str(LOCAL_SERVER), str(folder)])
 
 
+def local_serve(folder: Path) -> list[str]:
+    """The command of a server for several users, with its state in ``folder``."""
+    return [sys.executable, str(LOCAL_SERVER), str(folder), "serve"]
+
+
 @pytest.fixture
 def config(config: BrokerConfig) -> BrokerConfig:
     """Sessions end with the broker in memory; those of a server process sleep, as they do for users."""

@@ -28,12 +28,7 @@ async def main(folder: Path, mode: str) -> None:
 
 
 def tell(serving: Serving) -> None:
-    places = {
-        "url": serving.url,
-        "http_socket": str(serving.http_socket),
-        "mcp_socket": str(serving.mcp_socket),
-    }
-    print(json.dumps(places), flush=True)
+    print(json.dumps(serving.as_json()), flush=True)
 
 
 if __name__ == "__main__":

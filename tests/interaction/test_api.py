@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import anyio
 import httpx2
 import pytest
 from tests.interaction.calling import call
-from tests.interaction.conftest import LOCAL_SERVER
+from tests.interaction.conftest import local_serve
 from tests.interaction.reading import is_error, text_of
 from tests.serving import Served, serving_in
 
@@ -55,10 +54,6 @@ TOOLS: dict[str, dict[str, Any]] = {
     "sage_checkpoint": {"session": "theirs", "action": "list"},
     "sage_files": {"session": "theirs", "action": "list"},
 }
-
-
-def local_serve(folder: Path) -> list[str]:
-    return [sys.executable, str(LOCAL_SERVER), str(folder), "serve"]
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ import httpx2
 import pytest
 from mcp import Client
 from tests.interaction.calling import call, run, run_on
-from tests.interaction.conftest import LOCAL_SERVER
+from tests.interaction.conftest import local_serve, local_server
 from tests.interaction.reading import is_error, result_text, status, text_of
 from tests.serving import Served, make_token, serving, serving_in
 
@@ -37,10 +37,6 @@ INITIALIZE = {
     },
 }
 HEADERS = {"Accept": "application/json, text/event-stream"}
-
-
-def local_serve(folder: Path) -> list[str]:
-    return [sys.executable, str(LOCAL_SERVER), str(folder), "serve"]
 
 
 @pytest.fixture(scope="module")
@@ -336,8 +332,6 @@ async def test_with_a_certificate_https_is_spoken(
 async def test_a_front_end_joins_the_server_and_leaves_its_sessions_there(
     served: Served, era: str
 ) -> None:
-    from tests.interaction.conftest import local_server
-
     front_end = local_server(served.state_dir.parent)
     async with Client(front_end, mode=era) as first:
         assert result_text(await run(first, "x = 3; x")) == "3"
@@ -350,8 +344,6 @@ async def test_a_front_end_joins_the_server_and_leaves_its_sessions_there(
 
 
 async def test_a_front_end_takes_a_message_of_many_megabytes(served: Served, era: str) -> None:
-    from tests.interaction.conftest import local_server
-
     async with Client(local_server(served.state_dir.parent), mode=era) as client:
         code = f"len({'x' * 900_000!r})"
         assert result_text(await run(client, code)) == "900000"

@@ -19,8 +19,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from jwt.algorithms import RSAAlgorithm
 from tests.interaction.calling import call, run
+from tests.interaction.conftest import local_serve
 from tests.interaction.reading import is_error, result_text, text_of
-from tests.interaction.test_http import GUARD_S, HEADERS, INITIALIZE, local_serve
+from tests.interaction.test_http import GUARD_S, HEADERS, INITIALIZE
 from tests.serving import Served, serving, serving_in
 
 KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)

@@ -10,7 +10,8 @@ from typing import Any
 import anyio
 import httpx2
 import pytest
-from tests.interaction.test_http import GUARD_S, local_serve
+from tests.interaction.conftest import local_serve
+from tests.interaction.test_http import GUARD_S
 from tests.serving import Served, make_token, serving, serving_in
 
 from sagebroker.server.auth import READ

@@ -14,8 +14,7 @@ from mcp import Client, MCPDeprecationWarning
 from mcp.server.subscriptions import ResourceUpdated
 from mcp_types import ResourceUpdatedNotification
 from tests.interaction.calling import call, run
-from tests.interaction.conftest import local_server
-from tests.interaction.test_http import local_serve
+from tests.interaction.conftest import local_serve, local_server
 from tests.serving import Served, make_token, serving
 
 GUARD_S = 60.0

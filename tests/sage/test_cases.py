@@ -8,17 +8,14 @@ cells run one after the other and ``expected`` belongs to the last or, as a list
 from __future__ import annotations
 
 import json
-import shutil
-import sys
-import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
-from mcp import Client, StdioServerParameters
+from mcp import Client
 from mcp_types import CallToolResult, ImageContent
 from tests.interaction.reading import is_error, parts, result_text, text_of
 
@@ -37,29 +34,6 @@ def load_cases() -> list[Any]:
             shown = case.get("name") or str(case["code"]).replace("\n", " ")[:50]
             cases.append(pytest.param(case, id=shown))
     return cases
-
-
-@pytest.fixture(scope="module")
-async def client(sage_image: str) -> AsyncIterator[Client]:
-    """One server process for all cases."""
-    folder = Path(tempfile.mkdtemp(prefix="sb-", dir="/tmp"))
-    parameters = StdioServerParameters(
-        command=sys.executable,
-        args=["-m", "sagebroker", "mcp"],
-        env={
-            "SAGEBROKER_STATE_DIR": str(folder / "state"),
-            "SAGEBROKER_RUNTIME_DIR": str(folder / "run"),
-            "SAGEBROKER_KERNEL__IMAGE": sage_image,
-        },
-    )
-    try:
-        async with Client(parameters, mode="auto") as opened:
-            yield opened
-            await opened.call_tool("sage_close", {"session": "default"})
-        for place in ("run", "state/sessions"):
-            assert not list((folder / place).glob("*")), "the server left something behind"
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 async def run(client: Client, code: str) -> CallToolResult:

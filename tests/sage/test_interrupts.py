@@ -8,16 +8,13 @@ only bounds a test that hangs.
 from __future__ import annotations
 
 import json
-import shutil
-import sys
-import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
 import pytest
-from mcp import Client, StdioServerParameters
+from mcp import Client
 from mcp_types import CallToolResult
 from tests.interaction.reading import is_error, result_text, status, text_of
 
@@ -46,25 +43,6 @@ def _print_times(request: pytest.FixtureRequest) -> Iterator[None]:
     assert capture is not None
     with capture.global_and_fixture_disabled():
         print("\n".join(lines))
-
-
-@pytest.fixture(scope="module")
-async def client(sage_image: str) -> AsyncIterator[Client]:
-    folder = Path(tempfile.mkdtemp(prefix="sb-", dir="/tmp"))
-    parameters = StdioServerParameters(
-        command=sys.executable,
-        args=["-m", "sagebroker", "mcp"],
-        env={
-            "SAGEBROKER_STATE_DIR": str(folder / "state"),
-            "SAGEBROKER_RUNTIME_DIR": str(folder / "run"),
-            "SAGEBROKER_KERNEL__IMAGE": sage_image,
-        },
-    )
-    try:
-        async with Client(parameters, mode="auto") as opened:
-            yield opened
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 async def call(client: Client, tool: str, **arguments: object) -> CallToolResult:

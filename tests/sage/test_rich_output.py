@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
-import shutil
-import sys
-import tempfile
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
-from mcp import Client, StdioServerParameters
+from mcp import Client
 from mcp_types import CallToolResult, ImageContent, ResourceLink, TextResourceContents
 from PIL import Image
 from tests.interaction.calling import call, run
@@ -27,27 +22,6 @@ THREE_D = {
     "animate([sphere(size=k) for k in [1, 2]]).interactive()": (220_000, 60),
 }
 """Code, characters of its page at least, colours of its picture at least."""
-
-
-@pytest.fixture(scope="module")
-async def client(sage_image: str) -> AsyncIterator[Client]:
-    """One server process for all tests."""
-    folder = Path(tempfile.mkdtemp(prefix="sb-", dir="/tmp"))
-    parameters = StdioServerParameters(
-        command=sys.executable,
-        args=["-m", "sagebroker", "mcp"],
-        env={
-            "SAGEBROKER_STATE_DIR": str(folder / "state"),
-            "SAGEBROKER_RUNTIME_DIR": str(folder / "run"),
-            "SAGEBROKER_KERNEL__IMAGE": sage_image,
-        },
-    )
-    try:
-        async with Client(parameters, mode="auto") as opened:
-            yield opened
-            await opened.call_tool("sage_close", {"session": "default"})
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def images(result: CallToolResult) -> list[Image.Image]:

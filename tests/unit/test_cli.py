@@ -13,6 +13,7 @@ import anyio
 import pytest
 import typer
 
+from sagebroker import __version__
 from sagebroker.cli import console
 from sagebroker.cli.doctor import has_begun
 from sagebroker.config import SessionConfig
@@ -183,6 +184,13 @@ def test_what_a_person_got_wrong_is_told_in_a_sentence_before_anything_is_done(
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_version_is_printed_without_a_command_and_whatever_the_settings(
+    sagebroker: Command,
+) -> None:
+    done = sagebroker("--version", SAGEBROKER_CONFIG="/no/such.toml")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"sagebroker {__version__}\n", "")
 
 
 def test_without_an_engine_commands_say_where_they_looked(sagebroker: Command) -> None:

@@ -71,6 +71,12 @@ def complain(text: str) -> None:
     err.print(f"[red]error:[/] {escape(text)}")
 
 
+def refuse(text: str) -> NoReturn:
+    """Say what is wrong with the command as it was typed, and leave."""
+    complain(text)
+    raise typer.Exit(EXIT_USAGE)
+
+
 _USAGE = (
     CheckpointLabelError,
     CheckpointNotFoundError,

@@ -5,19 +5,19 @@ from __future__ import annotations
 import secrets
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sagebroker.cli.console import (
     EXIT_FAILED,
-    EXIT_USAGE,
     Json,
     complain,
     err,
     exits,
     out,
     print_json,
+    refuse,
     run_async,
     write,
 )
@@ -49,11 +49,11 @@ def export(
     """
     is_stdout = str(file) == STDOUT
     if is_stdout and as_json:
-        _refuse("--json prints on stdout itself: give a file for the notebook.")
+        refuse("--json prints on stdout itself: give a file for the notebook.")
     if file.is_dir():
-        _refuse(f"{file} is a folder: give the name of a file in it.")
+        refuse(f"{file} is a folder: give the name of a file in it.")
     if not is_stdout and file.exists() and not force:
-        _refuse(f"{file} is there already. --force replaces it.")
+        refuse(f"{file} is there already. --force replaces it.")
     exported: Exported = run_async(_export, context.obj, name, int(limit_mib * 2**20))
     with exits():
         if is_stdout:
@@ -110,8 +110,3 @@ def _as_json(exported: Exported, file: Path) -> dict[str, Any]:
         "missing": exported.missing,
         "not_repeated": exported.problems,
     }
-
-
-def _refuse(text: str) -> NoReturn:
-    complain(text)
-    raise typer.Exit(EXIT_USAGE)

@@ -37,6 +37,12 @@ app.add_typer(token_app, name="token")
 app.add_typer(image_app, name="image")
 
 
+def _show_version(*, version: bool) -> None:
+    if version:
+        typer.echo(f"sagebroker {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     context: typer.Context,
@@ -45,13 +51,18 @@ def options(
     ] = None,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "",
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the version and leave.",
+            # A callback of its own: this function runs only where a command follows.
+            callback=_show_version,
+            is_eager=True,
+        ),
     ] = False,
 ) -> None:
     """Common options; environment variables are SAGEBROKER_…."""
-    if version:
-        typer.echo(f"sagebroker {__version__}")
-        raise typer.Exit
+    del version
     try:
         loaded = BrokerConfig.load(config, **({"log": {"level": log_level}} if log_level else {}))
     except BrokerError as error:

@@ -7,7 +7,7 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio
 import typer
@@ -17,7 +17,6 @@ from sagebroker.broker import Broker
 from sagebroker.cli.console import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
-    EXIT_USAGE,
     Json,
     OutputLostError,
     complain,
@@ -25,6 +24,7 @@ from sagebroker.cli.console import (
     err,
     exits,
     print_json,
+    refuse,
     run_async,
     write,
 )
@@ -32,7 +32,7 @@ from sagebroker.cli.terminal import read_answer
 from sagebroker.config import BrokerConfig
 from sagebroker.errors import alone
 from sagebroker.model import CellStatus
-from sagebroker.protocol.text import BoundedText, clean, strip_ansi
+from sagebroker.protocol.text import clean, strip_ansi
 from sagebroker.session.cell import Cell
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def run(
     Without -s the session ends with the command. With -s its variables are there the next time.
     """
     if bool(code) == bool(file):
-        _refuse("give either a file or -c CODE.")
+        refuse("give either a file or -c CODE.")
     if file is not None:
         code = _read(file)
     if images is not None:
@@ -94,7 +94,7 @@ def _read(file: Path) -> str:
     try:
         return sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        _refuse(f"{file} cannot be read: {error}")
+        refuse(f"{file} cannot be read: {error}")
 
 
 def _make_folder(path: Path) -> None:
@@ -102,14 +102,9 @@ def _make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        _refuse(f"The folder {path} cannot be made: {error}")
+        refuse(f"The folder {path} cannot be made: {error}")
     if not os.access(path, os.W_OK | os.X_OK):
-        _refuse(f"The folder {path} cannot be written.")
-
-
-def _refuse(text: str) -> NoReturn:
-    complain(text)
-    raise typer.Exit(EXIT_USAGE)
+        refuse(f"The folder {path} cannot be written.")
 
 
 class _Interruption:
@@ -224,17 +219,13 @@ def _print_new(cell: Cell, shown: dict[str, int]) -> None:
         ("stdout", cell.outputs.stdout, sys.stdout),
         ("stderr", cell.outputs.stderr, sys.stderr),
     ):
-        text = _whole(stream)
+        text = stream.kept
         if len(text) > shown[name] and not stream.omitted:
             write(clean(text[shown[name] :]), target)
             shown[name] = len(text)
         elif stream.omitted and cell.status.is_final and shown[name] >= 0:
             write(f"\n… {stream.omitted} characters left out …\n{clean(stream.tail)}", target)
             shown[name] = -1
-
-
-def _whole(stream: BoundedText) -> str:
-    return stream.head + stream.tail
 
 
 def _print_end(cell: Cell, images: Path | None) -> list[str]:
@@ -296,8 +287,8 @@ def _as_json(cell: Cell, saved: list[str]) -> dict[str, Any]:
     return {
         "status": cell.word,
         "elapsed_s": round(cell.elapsed_s, 4),
-        "stdout": clean(_whole(cell.outputs.stdout)),
-        "stderr": clean(_whole(cell.outputs.stderr)),
+        "stdout": clean(cell.outputs.stdout.kept),
+        "stderr": clean(cell.outputs.stderr.kept),
         "omitted": cell.outputs.stdout.omitted + cell.outputs.stderr.omitted,
         "outputs": [
             {"result": output.is_result, "data": {k: _text(v) for k, v in output.data.items()}}

@@ -5,24 +5,24 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from sagebroker.cli.console import (
-    EXIT_USAGE,
     Json,
-    complain,
     err,
     exits,
     out,
     print_json,
+    refuse,
     run_async,
 )
 from sagebroker.model import utcnow
 from sagebroker.server.places import token_file
 from sagebroker.store.tokens import Token, TokenFile
+from sagebroker.users import PLAIN_NAME
 
 if TYPE_CHECKING:
     from sagebroker.config import BrokerConfig
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 token_app = typer.Typer(no_args_is_help=True, help="Make, list and revoke users' bearer tokens.")
 
-_USER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}")
 _UNITS_S = {"h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 
 
@@ -59,14 +58,7 @@ def serve(
 
 def _tell(serving: Serving, *, as_json: bool) -> None:
     if as_json:
-        print_json(
-            {
-                "url": serving.url,
-                "wants_tokens": serving.wants_tokens,
-                "http_socket": str(serving.http_socket),
-                "mcp_socket": str(serving.mcp_socket),
-            }
-        )
+        print_json(serving.as_json())
         return
     out.print(f"MCP is served at {serving.url}", markup=False)
     if not serving.wants_tokens:
@@ -95,12 +87,12 @@ def create(
     from sagebroker.server.auth import RUN, SCOPES
 
     scopes = tuple(dict.fromkeys(scope or [RUN]))
-    if not _USER.fullmatch(user):
-        _refuse(
+    if not PLAIN_NAME.fullmatch(user):
+        refuse(
             "a user's name has 1 to 64 letters, digits, '_', '.', '@' and '-', a letter or digit first."
         )
     if unknown := [one for one in scopes if one not in SCOPES]:
-        _refuse(f"there is no scope {unknown[0]!r}; there are: {', '.join(SCOPES)}.")
+        refuse(f"there is no scope {unknown[0]!r}; there are: {', '.join(SCOPES)}.")
     now = utcnow().timestamp()
     expires_at = now + _seconds(expires) if expires else None
     with exits():
@@ -155,7 +147,7 @@ def revoke(
     with exits():
         gone = _tokens(context).revoke(lambda token: meant in (token.id, token.user))
     if not gone:
-        _refuse(f"there is no token {meant!r} and no user of that name; see: sagebroker token list")
+        refuse(f"there is no token {meant!r} and no user of that name; see: sagebroker token list")
     if as_json:
         print_json([_view(token) for token in gone])
         return
@@ -171,7 +163,7 @@ def _tokens(context: typer.Context) -> TokenFile:
 def _seconds(text: str) -> float:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([hdw])", text)
     if found is None or not float(found[1]):
-        _refuse(f"--expires {text}: give a time such as 12h, 30d or 8w.")
+        refuse(f"--expires {text}: give a time such as 12h, 30d or 8w.")
     return float(found[1]) * _UNITS_S[found[2]]
 
 
@@ -188,8 +180,3 @@ def _view(token: Token) -> dict[str, Any]:
 
 def _date(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="minutes")
-
-
-def _refuse(text: str) -> NoReturn:
-    complain(text)
-    raise typer.Exit(EXIT_USAGE)

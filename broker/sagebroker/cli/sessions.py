@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any
 
 import anyio
@@ -100,51 +101,45 @@ def open_session(context: typer.Context, name: Name, as_json: Json = False) -> N
 @sessions_app.command("close")
 def close(context: typer.Context, name: Name, as_json: Json = False) -> None:
     """Remove a session, also one that sleeps, with its variables and files."""
-
-    async def act(catalogue: Catalogue, config: BrokerConfig) -> CatalogueEntry:
-        entry = await catalogue.find(name)
-        if not await _asked(config, entry, "DELETE", ""):
-            await catalogue.close(entry)
-        return entry
-
-    _report(run_async(_with_catalogue, context.obj, act), "closed", as_json=as_json)
+    run = partial(_do, name, method="DELETE", what="", here=Catalogue.close)
+    _report(run_async(_with_catalogue, context.obj, run), "closed", as_json=as_json)
 
 
 @sessions_app.command("interrupt")
 def interrupt(context: typer.Context, name: Name, as_json: Json = False) -> None:
     """Send one SIGINT to the kernel, as Ctrl-C does; variables stay."""
-
-    async def act(catalogue: Catalogue, config: BrokerConfig) -> CatalogueEntry:
-        entry = await catalogue.find(name)
-        if not await _asked(config, entry, "POST", "/interrupt"):
-            await catalogue.interrupt(entry)
-        return entry
-
-    _report(run_async(_with_catalogue, context.obj, act), "interrupted", as_json=as_json)
+    run = partial(_do, name, method="POST", what="/interrupt", here=Catalogue.interrupt)
+    _report(run_async(_with_catalogue, context.obj, run), "interrupted", as_json=as_json)
 
 
 @sessions_app.command("restart")
 def restart(context: typer.Context, name: Name, as_json: Json = False) -> None:
     """Put a new kernel in place of the session's; its variables are gone, its files stay."""
-
-    async def act(catalogue: Catalogue, config: BrokerConfig) -> CatalogueEntry:
-        entry = await catalogue.find(name)
-        if not await _asked(config, entry, "POST", "/restart"):
-            await catalogue.restart(entry)
-        return entry
-
-    _report(run_async(_with_catalogue, context.obj, act), "restarted", as_json=as_json)
+    run = partial(_do, name, method="POST", what="/restart", here=Catalogue.restart)
+    _report(run_async(_with_catalogue, context.obj, run), "restarted", as_json=as_json)
 
 
 async def _list(catalogue: Catalogue, _: BrokerConfig) -> list[CatalogueEntry]:
     return await catalogue.list()
 
 
-async def _asked(config: BrokerConfig, entry: CatalogueEntry, method: str, what: str) -> bool:
-    """Whether the server of this state folder has done it, since it serves the session."""
-    if not await anyio.to_thread.run_sync(is_server, config, entry.owner):
-        return False
-    return await ask_server(config, method, f"/sessions/{entry.row.name}{what}") is not None
+async def _do(
+    name: str,
+    catalogue: Catalogue,
+    config: BrokerConfig,
+    *,
+    method: str,
+    what: str,
+    here: Callable[[Catalogue, CatalogueEntry], Awaitable[None]],
+) -> CatalogueEntry:
+    """Have the server of this state folder do it where that serves the session; else do it here."""
+    entry = await catalogue.find(name)
+    if await anyio.to_thread.run_sync(is_server, config, entry.owner):
+        path = f"/sessions/{entry.row.name}{what}"
+        if await ask_server(config, method, path) is not None:
+            return entry
+    await here(catalogue, entry)
+    return entry
 
 
 async def _with_catalogue(

@@ -108,6 +108,11 @@ class BoundedText:
             return 0
         return max(0, self._total - len(self.head) - len(self.tail))
 
+    @property
+    def kept(self) -> str:
+        """`head` and `tail`; `omitted` characters are missing between them."""
+        return self.head + self.tail
+
     def text(self, max_chars: int | None = None) -> str:
         """What is kept, with a line in place of what is not.
 

@@ -4,6 +4,7 @@ The command line uses it where a server runs. ``/api/openapi.json`` describes it
 """
 
 import math
+from functools import partial
 from typing import Annotated, Any, Final
 
 import anyio
@@ -49,6 +50,7 @@ from sagebroker.server.callers import current_user, missing_scope
 from sagebroker.server.failures import sentence
 from sagebroker.server.places import API_PATH
 from sagebroker.server.session_tools import list_sessions, look_at
+from sagebroker.server.waiting import first
 from sagebroker.session.cell import Cell
 from sagebroker.session.session import Session
 from sagebroker.users import ServedUsers
@@ -235,15 +237,7 @@ async def _wait(cell: Cell, wait_s: float, ending: anyio.Event) -> None:
 
     Whoever stops waiting does not stop the cell: an API's client asks for that.
     """
-    async with anyio.create_task_group() as tg:
-
-        async def watch() -> None:
-            await ending.wait()
-            tg.cancel_scope.cancel()
-
-        tg.start_soon(watch)
-        await cell.wait_settled(wait_s)
-        tg.cancel_scope.cancel()
+    await first(partial(cell.wait_settled, wait_s), ending.wait)
 
 
 def _told(name: str, cell: Cell, session: Session | None) -> CellView:

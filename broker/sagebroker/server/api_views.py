@@ -12,9 +12,9 @@ from sagebroker.protocol.text import clean, strip_ansi
 from sagebroker.server.limits import MAX_CODE_CHARS, MAX_REQUEST_CHARS, MAX_WAIT_S
 from sagebroker.server.session_tools import SessionView
 from sagebroker.session.asking import MAX_ANSWER_CHARS
+from sagebroker.session.names import NAME_PATTERN
 
 if TYPE_CHECKING:
-    from sagebroker.protocol.text import BoundedText
     from sagebroker.session.cell import Cell
 
 MAX_SAFE_INTEGER = 2**53 - 1
@@ -24,7 +24,7 @@ Name = Annotated[
     str,
     Path(
         description="Name of a session.",
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,39}$",
+        pattern=f"^{NAME_PATTERN}$",
         examples=["default"],
     ),
 ]
@@ -182,8 +182,8 @@ def cell_view(session: str, cell: Cell) -> CellView:
         author=cell.author,
         elapsed_s=round(cell.elapsed_s, 4),
         code=clean(cell.code),
-        stdout=clean(whole(cell.outputs.stdout)),
-        stderr=clean(whole(cell.outputs.stderr)),
+        stdout=clean(cell.outputs.stdout.kept),
+        stderr=clean(cell.outputs.stderr.kept),
         omitted=cell.outputs.stdout.omitted + cell.outputs.stderr.omitted,
         outputs=[
             Output(result=output.is_result, data=json_safe(output.data))
@@ -211,11 +211,6 @@ def cell_line(cell: Cell) -> CellLine:
         elapsed_s=round(cell.elapsed_s, 4),
         code=clean(cell.code),
     )
-
-
-def whole(stream: BoundedText) -> str:
-    """What is kept of a stream, its beginning and its end."""
-    return stream.head + stream.tail
 
 
 def json_safe(value: Any) -> Any:

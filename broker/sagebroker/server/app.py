@@ -16,6 +16,7 @@ from mcp.server.auth.settings import AuthSettings
 from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import Context, RequestStateSecurity
 from mcp.server.mcpserver.exceptions import ResourceError, ToolError, UnexpectedToolError
+from mcp.server.mcpserver.tools import Tool
 from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS, CallToolResult, GetPromptResult, InputRequiredResult
 from pydantic import AnyUrl, ValidationError
@@ -60,29 +61,29 @@ class SageServer(MCPServer[Users]):
         self, name: str, arguments: dict[str, Any], context: Context[Users, Any] | None = None
     ) -> CallToolResult | InputRequiredResult:
         """Call a tool; the SDK's prefix and the validator's jargon are taken off its errors."""
-        with self.on_call(name if self._tool_manager.get_tool(name) else "unknown") as outcome:
-            answer = await self._call_tool(name, arguments, context)
+        tool = self._tool_manager.get_tool(name)
+        with self.on_call("unknown" if tool is None else name) as outcome:
+            if tool is None:
+                known = [one.name for one in self._tool_manager.list_tools()]
+                raise ToolError(unknown_tool(name, known))
+            answer = await self._call_tool(tool, arguments, context)
             is_error = isinstance(answer, CallToolResult) and answer.is_error
             outcome.append("error" if is_error else "ok")
         return answer
 
     async def _call_tool(
-        self, name: str, arguments: dict[str, Any], context: Context[Users, Any] | None
+        self, tool: Tool, arguments: dict[str, Any], context: Context[Users, Any] | None
     ) -> CallToolResult | InputRequiredResult:
-        tool = self._tool_manager.get_tool(name)
-        if tool is None:
-            known = [one.name for one in self._tool_manager.list_tools()]
-            raise ToolError(unknown_tool(name, known))
-        self._admit(name)
-        check_names(name, tool.parameters, arguments)
+        self._admit(tool)
+        check_names(tool.name, tool.parameters, arguments)
         try:
-            return await super().call_tool(name, arguments, context)
+            return await super().call_tool(tool.name, arguments, context)
         except UnexpectedToolError:
             raise
         except ToolError as error:
             cause = error.__cause__
             if isinstance(cause, ValidationError):
-                raise ToolError(explain(name, tool.parameters, cause)) from cause
+                raise ToolError(explain(tool.name, tool.parameters, cause)) from cause
             if isinstance(cause, ToolError):
                 raise cause from cause.__cause__
             raise
@@ -117,15 +118,12 @@ class SageServer(MCPServer[Users]):
             for argument in tool.parameters["properties"].values():
                 argument.pop("title", None)
 
-    def _admit(self, tool: str) -> None:
+    def _admit(self, tool: Tool) -> None:
         """Raise `ToolError` where the caller may not call the tool, or not now."""
-        known = self._tool_manager.get_tool(tool)
-        reads_only = (
-            known is not None and known.annotations is not None and known.annotations.read_only_hint
-        )
+        reads_only = tool.annotations is not None and tool.annotations.read_only_hint
         if lacking := missing_scope(reads_only=reads_only is True):
             raise ToolError(
-                f"Your token does not allow {tool}: it lacks the scope {lacking}. Nothing was done. Ask "
+                f"Your token does not allow {tool.name}: it lacks the scope {lacking}. Nothing was done. Ask "
                 f"the server's operator for another: sagebroker token create USER --scope {lacking}"
             )
         try:

@@ -13,7 +13,7 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import anyio
 import anyio.to_thread
@@ -60,6 +60,15 @@ class Serving:
     """JSON API, MCP and metrics for the local user."""
     mcp_socket: Path
     """MCP for stdio front ends."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields, as JSON has them."""
+        return {
+            "url": self.url,
+            "wants_tokens": self.wants_tokens,
+            "http_socket": str(self.http_socket),
+            "mcp_socket": str(self.mcp_socket),
+        }
 
 
 class _Server(uvicorn.Server):

@@ -179,11 +179,11 @@ class Tasks(Extension):
         try:
             ctx.lifespan_context.count_call(current_user())
             broker = await ctx.lifespan_context.broker_of(current_user())
-            for row in await broker.stored_sessions():
-                if row.id == session_id and number.isdecimal() and len(number) <= MAX_DIGITS:
-                    cell = await broker.read_cell(row.name, int(number))
-                    if _task_id(row.id, cell) == params.task_id:
-                        return broker, row.name, cell
+            row = await broker.directory.with_id(session_id)
+            if row is not None and number.isdecimal() and len(number) <= MAX_DIGITS:
+                cell = await broker.read_cell(row.name, int(number))
+                if _task_id(row.id, cell) == params.task_id:
+                    return broker, row.name, cell
         except LookupError:
             pass
         except BrokerError as error:

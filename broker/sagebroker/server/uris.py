@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final, get_args
 from urllib.parse import quote
 
+from sagebroker.server.displays import SOURCE_TYPES
 from sagebroker.server.outline import Stream
 
 SESSIONS: Final = "sage://sessions"
@@ -29,11 +30,7 @@ DISPLAY_KINDS: Final = {
 
 def display_template(mime_type: str) -> str:
     """The template of displays of a type; texts come by pages."""
-    pages = (
-        ""
-        if mime_type.startswith("image/") and not mime_type.endswith("xml")
-        else "{?offset,limit}"
-    )
+    pages = "{?offset,limit}" if mime_type in SOURCE_TYPES else ""
     return f"{CELL}/displays/{{number}}/{DISPLAY_KINDS[mime_type]}{pages}"
 
 

@@ -83,7 +83,7 @@ async def wait_for_first(
         await with_progress(
             ctx,
             lambda: f"cell {cell.number} {cell.word}",
-            lambda: _first(*works, ending.wait),
+            lambda: first(*works, ending.wait),
         )
     except anyio.get_cancelled_exc_class():
         with anyio.move_on_after(CANCEL_LIMIT_S, shield=True):
@@ -91,8 +91,8 @@ async def wait_for_first(
         raise
 
 
-async def _first(*works: Callable[[], Awaitable[object]]) -> None:
-    """Until the first of them has ended."""
+async def first(*works: Callable[[], Awaitable[object]]) -> None:
+    """Wait until the first of ``works`` has ended; the others are cancelled."""
     async with anyio.create_task_group() as tg:
 
         async def run(work: Callable[[], Awaitable[object]]) -> None:

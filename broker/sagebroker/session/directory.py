@@ -101,6 +101,10 @@ class Directory:
         rows = await self._store.call(lambda db: db.sessions())
         return sorted(rows, key=lambda row: row.name)
 
+    async def with_id(self, session_id: str) -> SessionRow | None:
+        """The session with this id, open, asleep or another process's. Raises `StorageError`."""
+        return await self._store.call(lambda db: db.session(session_id))
+
     async def check(self, name: str) -> None:
         """Raise `SessionNotFoundError` where there is no session ``name``, open or asleep."""
         if self.get(name) is None:

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 MOUNT = "/files"
 """Where cells see the folder."""
 
+_RELATIVE = f'Use a path relative to {MOUNT}; sage_files(action="list") shows what is there.'
+
 MAX_WRITE_BYTES = 3 * 2**20
 """Largest file that is written: as base64 it is a message of 4 MiB. Larger ones are made in cells."""
 
@@ -260,13 +262,13 @@ def parts_of(path: str) -> tuple[str, ...]:
         if names[:1] != [MOUNT[1:]]:
             raise FileRefusedError(
                 f"{quoted(path)} is outside of the session's folder.",
-                hint=f'Use a path relative to {MOUNT}; sage_files(action="list") shows what is there.',
+                hint=_RELATIVE,
             )
         del names[0]
     if ".." in names:
         raise FileRefusedError(
             f"{quoted(path)} has '..' in it, which paths here may not have.",
-            hint=f'Use a path relative to {MOUNT}; sage_files(action="list") shows what is there.',
+            hint=_RELATIVE,
         )
     try:
         sizes = [len(name.encode()) for name in names]

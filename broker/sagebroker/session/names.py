@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import Final
 
 from sagebroker.errors import SessionNameError
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}\Z")
+NAME_PATTERN: Final = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}"
+"""What the whole of a session's name matches."""
 
 
 def like(text: str) -> str:
@@ -20,7 +22,7 @@ def check_session_name(name: str) -> str:
     Raises:
         SessionNameError: Not 1 to 40 characters of letters, digits, ``_``, ``.`` and ``-``.
     """
-    if not _NAME.match(name):
+    if not re.fullmatch(NAME_PATTERN, name):
         shown = name if len(name) <= 60 else name[:60] + "…"
         raise SessionNameError(
             f"{shown!r} cannot name a session.",
