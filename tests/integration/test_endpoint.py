@@ -11,7 +11,7 @@ from pathlib import Path
 import anyio
 import pytest
 from tests.cells import ended, result
-from tests.integration.guests import file_of, guest, outputs_of, reply_to, run, texts
+from tests.guests import file_of, guest, outputs_of, reply_to, run, texts
 
 from sagebroker.broker import Broker
 from sagebroker.config import BrokerConfig

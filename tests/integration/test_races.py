@@ -16,6 +16,7 @@ from sagebroker.broker import Broker
 from sagebroker.config import BrokerConfig
 from sagebroker.errors import SessionInUseError
 from sagebroker.model import CellStatus, SessionState
+from sagebroker.session import session as session_module
 from sagebroker.session import wishes
 from sagebroker.session.ending import Ending
 from sagebroker.session.life import Life
@@ -178,7 +179,7 @@ async def test_a_broker_that_starts_while_another_falls_asleep_waits_and_goes_on
 
     async with Broker(config, runtime) as second:
         async with anyio.create_task_group() as tg:
-            lying_down = Held(monkeypatch, Session, "_lie_down")
+            lying_down = Held(monkeypatch, session_module, "drain")
             opened: list[Session] = []
 
             async def serve() -> None:

@@ -31,6 +31,7 @@ ENDPOINTS = [
     ("DELETE", "/sessions/theirs"),
     ("POST", "/sessions/theirs/interrupt"),
     ("POST", "/sessions/theirs/restart"),
+    ("GET", "/sessions/theirs/connection"),
     ("GET", "/sessions/theirs/cells"),
     ("POST", "/sessions/theirs/cells"),
     ("GET", "/sessions/theirs/cells/1"),
@@ -39,7 +40,7 @@ ENDPOINTS = [
 BODIES = {"cells": {"code": "1"}, "input": {"text": "1"}}
 """What has to be sent, by the end of the path."""
 OF_ONE_SESSION = [(m, p) for m, p in ENDPOINTS if "theirs" in p and m != "PUT"]
-CHANGING = [(m, p) for m, p in ENDPOINTS if m != "GET"]
+CHANGING = [(m, p) for m, p in ENDPOINTS if m != "GET" or p.endswith("connection")]
 TOOLS: dict[str, dict[str, Any]] = {
     "sage_run": {"code": "1", "session": "theirs"},
     "sage_wait": {"session": "theirs", "cell": 1},

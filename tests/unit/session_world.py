@@ -16,6 +16,7 @@ from sagebroker.config import BrokerConfig, HibernationConfig, KernelConfig, Ses
 from sagebroker.errors import BrokerError
 from sagebroker.model import CellStatus, SessionState
 from sagebroker.session.cell import Cell
+from sagebroker.session.entrance import FOLDER_SUFFIX
 from sagebroker.session.launch import container_name
 from sagebroker.session.session import Session
 from sagebroker.testing.fake_runtime import FakeContainer
@@ -320,8 +321,10 @@ class World:
                     break
                 await anyio.sleep(0.02)
         run = self.config.runtime_dir
-        sockets = {container_name(p.name) for p in run.iterdir()} if run.exists() else set()
-        assert sockets == active
+        names = {p.name for p in run.iterdir()} if run.exists() else set()
+        endpoints = {f"{s.id}{FOLDER_SUFFIX}" for s in self.broker.sessions()}
+        assert {container_name(n) for n in names - endpoints} == active
+        assert endpoints <= names
 
 
 class suppress_told(AbstractContextManager[None]):  # noqa: N801 - like contextlib's

@@ -122,20 +122,24 @@ class Endpoint:
                 self._severed = anyio.Event()
                 self.bind()
 
-    def close(self) -> None:
-        """Close the sockets; their public names go if they are still this one's."""
-        for name, socket in self._sockets.items():
-            public, private = Path(self.connection.socket_path(name)), self._private[name]
-            with suppress(OSError):
+    def hide(self) -> None:
+        """Remove the sockets' names, if they are still this one's: nobody finds it any more."""
+        with suppress(OSError):
+            for name, private in self._private.items():
+                public = Path(self.connection.socket_path(name))
                 if _inode(public) == _inode(private):
                     public.unlink()
                 private.unlink()
-            socket.close(linger=LINGER_MS)
-        with suppress(OSError):
             # Not empty where another process has taken over.
             Path(self.connection.ip).parent.rmdir()
-        self._sockets.clear()
         self._private.clear()
+
+    def close(self) -> None:
+        """Close the sockets; what was sent last still reaches clients that read."""
+        self.hide()
+        for socket in self._sockets.values():
+            socket.close(linger=LINGER_MS)
+        self._sockets.clear()
         self.subscribers = 0
 
     def sever(self, detail: str) -> None:

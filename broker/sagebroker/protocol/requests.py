@@ -17,6 +17,8 @@ from sagebroker.protocol.text import clean
 if TYPE_CHECKING:
     from sagebroker.protocol.messages import Message
 
+AUTHOR: Final = "jupyter"
+"""Of the cells that clients send."""
 EXECUTE: Final = "execute_request"
 COMMS: Final = frozenset({"comm_open", "comm_msg", "comm_close"})
 """Messages to the kernel's half of a widget; the kernel runs code for them, and replies nothing."""
@@ -25,7 +27,6 @@ OWN_PREFIX: Final = "sagebroker-"
 """Begins the ids of the broker's own questions to a kernel, of which no client is told."""
 
 PROTOCOL_VERSION: Final = "5.4"
-_FOUND_AGAIN: Final = "jupyter"
 _MAX_CLIENT_BYTES: Final = 255
 """ZeroMQ's limit of an identity."""
 
@@ -62,7 +63,7 @@ class ClientRequest:
     def request_id(self) -> str:
         """By which it is found again after a broker's end; empty where nobody would be answered."""
         try:
-            return json.dumps([_FOUND_AGAIN, self.client.decode("ascii"), self.msg_id])
+            return json.dumps([AUTHOR, self.client.decode("ascii"), self.msg_id])
         except UnicodeDecodeError:
             return ""
 
@@ -118,7 +119,7 @@ def found_again(request_id: str, code: str) -> ClientRequest | None:
         kind, client, msg_id = json.loads(request_id)
     except (ValueError, TypeError):
         return None
-    if kind != _FOUND_AGAIN or not isinstance(client, str) or not isinstance(msg_id, str):
+    if kind != AUTHOR or not isinstance(client, str) or not isinstance(msg_id, str):
         return None
     identity = client.encode("ascii", "replace")[:_MAX_CLIENT_BYTES]
     header = {

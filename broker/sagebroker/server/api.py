@@ -4,6 +4,7 @@ The command line uses it where a server runs. ``/api/openapi.json`` describes it
 """
 
 import math
+from contextlib import suppress
 from functools import partial
 from typing import Annotated, Any, Final
 
@@ -64,6 +65,7 @@ _STATUS: Final = (
     ((SessionNameError,), 422),
     ((CapacityError,), 429),
 )
+CONNECTION: Final = "/connection"
 _UNAVAILABLE: Final = 503
 _PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
     code: {"model": Problem, "description": text}
@@ -91,7 +93,9 @@ class _ForbiddenError(Exception):
 async def _serving(request: Request) -> Broker:
     """The caller's broker, if he may make the call, and now."""
     users: ServedUsers = request.app.state.users
-    if lacking := missing_scope(reads_only=request.method == "GET"):
+    # Who has a connection can run whatever he likes.
+    reads_only = request.method == "GET" and not request.url.path.endswith(CONNECTION)
+    if lacking := missing_scope(reads_only=reads_only):
         raise _ForbiddenError(lacking)
     users.count_call(current_user())
     return await users.broker_of(current_user())
@@ -165,6 +169,15 @@ async def restart(broker: Serving, name: Name, body: RestartBody | None = None) 
     order = await session.restore_order((body or RestartBody()).restore)
     message = await session.restart(restore=order)
     return Done(message=message, notices=session.take_notices())
+
+
+@router.get("/sessions/{name}" + CONNECTION, summary="Connect a Jupyter client")
+async def get_connection(broker: Serving, name: Name) -> dict[str, Any]:
+    """What a Jupyter connection file says; the session is woken, or another process of the same user serves it."""
+    # Where another process serves it, its endpoint is there all the same.
+    with suppress(SessionInUseError):
+        await broker.awake(name)
+    return await broker.directory.connection(name)
 
 
 @router.get("/sessions/{name}/cells", summary="List the newest cells")

@@ -24,6 +24,7 @@ from sagebroker.server.arguments import (
 from sagebroker.server.asking import asked_before, take_answer, wait_and_ask
 from sagebroker.server.callers import broker_of
 from sagebroker.server.failures import answering
+from sagebroker.server.news import news
 from sagebroker.server.pages import OutputStream, page
 from sagebroker.server.product import DEFAULT_SESSION
 from sagebroker.server.render import CHARS, answer, block, call_text, status_line
@@ -237,7 +238,7 @@ async def sage_interrupt(
             await broker.directory.check(session)
             return _text([f"Session {session!r} is not open here; sage_open opens it."])
         if cell is None:
-            return _text([f"Nothing runs in session {session!r}.", *found.take_notices()])
+            return _text([f"Nothing runs in session {session!r}.", *news(found)])
         await with_progress(ctx, lambda: f"interrupting cell {cell.number}", found.interrupt)
         return _text(after_interrupt(found, cell))
 
@@ -245,7 +246,7 @@ async def sage_interrupt(
 def after_interrupt(session: Session, cell: Cell) -> list[str]:
     """What ``sage_interrupt`` answers about a cell that was running when it was called."""
     cell.tell()
-    lines = [status_line(session.name, cell), *session.take_notices(), *cell.notices]
+    lines = [status_line(session.name, cell), *news(session), *cell.notices]
     if not cell.status.is_final:
         wait = call_text("sage_wait", session=session.name, cell=cell.number)
         lines.append(f"It is still being stopped; {wait} tells when it has ended.")
@@ -273,7 +274,7 @@ async def _answer(
 ) -> CallToolResult:
     # The answer in the making tells the cell's end: the session need not tell it again.
     cell.tell()
-    said = [*notes, *(session.take_notices() if session is not None else ())]
+    said = [*notes, *(news(session) if session is not None else ())]
     return await answer(name, cell, max_chars=max_chars, notes=said)
 
 

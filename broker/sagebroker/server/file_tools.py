@@ -15,6 +15,7 @@ from sagebroker.server.arguments import SessionName
 from sagebroker.server.callers import broker_of
 from sagebroker.server.failures import answering
 from sagebroker.server.file_pages import list_page, read_page
+from sagebroker.server.news import news
 from sagebroker.server.product import DEFAULT_SESSION
 from sagebroker.server.render import CHARS, block
 from sagebroker.session.file_access import SessionFiles
@@ -77,7 +78,7 @@ async def sage_files(
                 deleted = await files.delete(path)
                 blocks = [block("status", f"Session {files.session!r}: {deleted} is deleted.")]
         found = broker.open_one(session)
-        notes = [*([note] if note else []), *(found.take_notices() if found is not None else ())]
+        notes = [*([note] if note else []), *(news(found) if found is not None else ())]
         return CallToolResult(content=[*blocks, *(block("note", said) for said in notes)])
 
 

@@ -14,6 +14,7 @@ from sagebroker.protocol.text import strip_ansi
 from sagebroker.server import limits
 from sagebroker.server.arguments import MaxChars, SessionName
 from sagebroker.server.failures import answering
+from sagebroker.server.news import news
 from sagebroker.server.product import DEFAULT_SESSION
 from sagebroker.server.render import CHARS, block, next_call
 from sagebroker.server.waiting import awake, with_progress
@@ -56,9 +57,7 @@ async def sage_inspect(
         arguments: dict[str, object] = {"session": found.name, "name": name, "detail": detail}
         if max_chars != CHARS:
             arguments["max_chars"] = max_chars
-        return CallToolResult(
-            content=_blocks(said, offset, arguments, [note, *found.take_notices()])
-        )
+        return CallToolResult(content=_blocks(said, offset, arguments, [note, *news(found)]))
 
 
 def _blocks(

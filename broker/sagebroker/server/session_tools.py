@@ -17,6 +17,7 @@ from sagebroker.model import utcnow
 from sagebroker.server.arguments import SessionName
 from sagebroker.server.callers import broker_of
 from sagebroker.server.failures import answering
+from sagebroker.server.news import news
 from sagebroker.server.product import DEFAULT_SESSION
 from sagebroker.server.render import block
 from sagebroker.server.waiting import awake, with_progress
@@ -137,7 +138,7 @@ async def sage_open(
             lambda: broker.open_session(name, keep=keep, hibernate=hibernate),
         )
         info = session.info()
-        lines = [_opened(info, broker, created=created), *session.take_notices()]
+        lines = [_opened(info, broker, created=created), *news(session)]
         if keep and not info.keep:
             lines.append(f"It was opened without keep, and {_rest(broker)}.")
         lines.append(f'Use it with sage_run(code=…, session="{name}").')
@@ -198,7 +199,7 @@ async def sage_restart(
         said = await with_progress(
             ctx, lambda: "restarting the kernel,", partial(found.restart, restore=order)
         )
-        return CallToolResult(content=[block("status", "\n".join([said, *found.take_notices()]))])
+        return CallToolResult(content=[block("status", "\n".join([said, *news(found)]))])
 
 
 async def sage_close(ctx: Context[Users], session: SessionName) -> CallToolResult:

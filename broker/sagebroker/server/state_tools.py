@@ -12,6 +12,7 @@ from sagebroker.model import utcnow
 from sagebroker.protocol.text import clean
 from sagebroker.server.arguments import SessionName
 from sagebroker.server.failures import answering
+from sagebroker.server.news import news
 from sagebroker.server.product import DEFAULT_SESSION
 from sagebroker.server.render import block
 from sagebroker.server.waiting import awake, with_progress
@@ -68,7 +69,7 @@ async def sage_variables(
         head = f"Session {found.name!r} has {listed.total} variables"
         head += "" if pattern == "*" else f" like {pattern!r}"
         head += f"; {shown} are shown." if shown < listed.total else "."
-        lines = [head, *found.take_notices(), *(_variable_line(v) for v in listed.variables)]
+        lines = [head, *news(found), *(_variable_line(v) for v in listed.variables)]
         return CallToolResult(content=[block("status", clean("\n".join(lines)))])
 
 
@@ -84,7 +85,7 @@ async def sage_checkpoint(
             ctx, lambda: "saving the variables,", lambda: found.checkpoint(label)
         )
         known = await found.checkpoints()
-        lines = [saved_line(found.name, saved), *found.take_notices()]
+        lines = [saved_line(found.name, saved), *news(found)]
         lines += [checkpoint_line(info) for info in reversed(known)]
         return CallToolResult(
             content=[block("status", clean("\n".join(lines)))], is_error=bool(saved.error)

@@ -89,6 +89,9 @@ class Listener:
     def began(self, sentence: str) -> None:
         """A new kernel serves; says why, and what became of the variables. Empty for the session's first."""
 
+    def ended(self, *, is_removed: bool) -> None:
+        """The session has ended: it is gone, or asleep, or goes on without its broker."""
+
 
 class Desk:
     """See the module. `Session` puts wishes here, `Life` takes them and keeps the rest true."""
@@ -122,7 +125,7 @@ class Desk:
         self.abandoned: Cell | None = None
         """The cell that ran when the session's life was ended; it may still run."""
         self.listener = Listener()
-        self.guest_cells: list[int] = []
+        self.guest_cells: list[int] = list(found.guest_cells)
         """Numbers of the cells that Jupyter clients have run, and of which no other caller was told yet."""
         self.stop: tuple[str, bool] | None = None
         """Reason, and whether the kernel is to be replaced at once."""

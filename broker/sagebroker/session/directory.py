@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import anyio.to_thread
 
 from sagebroker.errors import (
     QueueFullError,
@@ -11,6 +13,7 @@ from sagebroker.errors import (
     SessionInUseError,
     SessionNotFoundError,
 )
+from sagebroker.session.connecting import read_connection
 from sagebroker.session.file_access import SessionFiles
 from sagebroker.session.queue import RETRY_AFTER_S
 from sagebroker.session.recall import list_cells, recall
@@ -145,6 +148,16 @@ class Directory:
         kernels = dict.fromkeys(kernel for kernel in told if isinstance(kernel, str) and kernel)
         cells = await self._store.call(lambda db: db.cells(row.id))
         return SessionRecord(row=row, kernels=tuple(kernels), cells={c.number: c for c in cells})
+
+    async def connection(self, name: str) -> dict[str, Any]:
+        """What the connection file of a session's endpoint says, whichever process serves it.
+
+        Raises:
+            SessionNotFoundError: There is no such session.
+            ConfigError: It has no endpoint.
+        """
+        row = await self._row(self.resolve(name))
+        return await anyio.to_thread.run_sync(read_connection, self._state.folder(row.id))
 
     async def list_cells(self, name: str, most: int) -> list[Cell]:
         """The newest ``most`` cells of a session, in order; raises as `Broker.read_cell` does.

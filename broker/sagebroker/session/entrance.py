@@ -6,9 +6,7 @@ and the next cell of one of them wakes the session.
 
 from __future__ import annotations
 
-import json
 import logging
-import secrets
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
@@ -20,12 +18,12 @@ from sagebroker.errors import BrokerError, ConfigError
 from sagebroker.kernel.connection import ConnectionInfo
 from sagebroker.kernel.endpoint import Endpoint
 from sagebroker.logs import event
+from sagebroker.session.connecting import CONNECTION_FILE, write_connection
 from sagebroker.session.desk import Listener
 from sagebroker.session.guests import Guests
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
-    from pathlib import Path
 
     from anyio.abc import TaskGroup, TaskStatus
 
@@ -34,8 +32,6 @@ if TYPE_CHECKING:
     from sagebroker.session.session import Session
     from sagebroker.store.folders import StateFolder
 
-CONNECTION_FILE: Final = "connection.json"
-"""In a session's folder: how Jupyter clients connect to it."""
 KERNEL_NAME: Final = "sagemath"
 """Name of the kernelspec, for clients that look at it."""
 FOLDER_SUFFIX: Final = ".jupyter"
@@ -54,13 +50,19 @@ class Entrance:
         self.endpoint: Endpoint
         self.guests: Guests
         self.scope = anyio.CancelScope()
-        self.closed = anyio.Event()
 
     async def awake(self) -> Session:
         """The session, woken where it sleeps. Raises `BrokerError`."""
         if self.session is None or self.session.is_ending:
             return await self._wake(self._name)
         return self.session
+
+    def ended(self, *, is_removed: bool) -> None:
+        """Close the entrance, unless the session sleeps and somebody may want to wake it."""
+        self.session = None
+        if is_removed or not self.endpoint.subscribers:
+            self.endpoint.hide()
+            self.scope.cancel()
 
 
 class Entrances:
@@ -97,7 +99,7 @@ class Entrances:
     async def leading_to(self, session: Session) -> AsyncIterator[None]:
         """Let Jupyter clients in to ``session``; without an entrance it serves all others."""
         entrance = self._open.get(session.id)
-        if entrance is None:
+        if entrance is None or entrance.scope.cancel_called:
             # Whoever is cancelled here has yet to give back what the session holds.
             with anyio.CancelScope(shield=True):
                 entrance = await self._make(session)
@@ -110,11 +112,6 @@ class Entrances:
             yield
         finally:
             session.listen(Listener())
-            entrance.session = None
-            if session.is_removed or not entrance.endpoint.subscribers:
-                entrance.scope.cancel()
-                with anyio.CancelScope(shield=True):
-                    await entrance.closed.wait()
 
     async def _make(self, session: Session) -> Entrance | None:
         entrance = Entrance(session, self._wake)
@@ -160,34 +157,16 @@ class Entrances:
         finally:
             if self._open.get(session_id) is entrance:
                 del self._open[session_id]
-            entrance.endpoint.publish(b"", "status", {"execution_state": "dead"})
             entrance.endpoint.close()
-            entrance.closed.set()
 
     def _connection(self, session_id: str, name: str) -> ConnectionInfo:
         """How clients connect: with the key that they know, if there is one. Blocks."""
-        path = connection_file(self._state, session_id)
+        path = self._state.folder(session_id).path / CONNECTION_FILE
         prefix = str(self._config.runtime_dir / f"{session_id}{FOLDER_SUFFIX}" / SOCKET_PREFIX)
         try:
             found = ConnectionInfo.load(path)
         except ConfigError:
             found = ConnectionInfo.new(prefix, kernel_name=KERNEL_NAME)
         found = replace(found, ip=prefix)
-        _write(path, found, name, session_id)
+        write_connection(path, found, name, session_id)
         return found
-
-
-def connection_file(state: StateFolder, session_id: str) -> Path:
-    """Where the connection file of a session's endpoint is."""
-    return state.folder(session_id).path / CONNECTION_FILE
-
-
-def _write(path: Path, connection: ConnectionInfo, name: str, session_id: str) -> None:
-    values = json.loads(connection.to_json()) | {"session": name, "session_id": session_id}
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        draft.touch(mode=0o600, exist_ok=False)
-        draft.write_text(json.dumps(values, indent=2), encoding="utf-8")
-        draft.replace(path)
-    except OSError as error:
-        raise ConfigError(f"The connection file {path} cannot be written: {error}.") from error

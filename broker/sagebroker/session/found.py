@@ -31,6 +31,8 @@ class Found:
     """Ids of the requests of the newest cells that are stored."""
     queued: tuple[Cell, ...] = ()
     """Cells that waited then; they were never sent."""
+    guest_cells: tuple[int, ...] = ()
+    """The newest cells, where Jupyter clients have run them, by number."""
     untold: tuple[Cell, ...] = ()
     """Cells that have cost their session something, of which nobody has been told."""
 

@@ -18,7 +18,14 @@ import anyio
 from sagebroker.errors import BrokerError, QueueFullError, WireError
 from sagebroker.logs import event
 from sagebroker.model import CellStatus
-from sagebroker.protocol.requests import COMMS, EXECUTE, OWN_PREFIX, ClientRequest, request_of
+from sagebroker.protocol.requests import (
+    AUTHOR,
+    COMMS,
+    EXECUTE,
+    OWN_PREFIX,
+    ClientRequest,
+    request_of,
+)
 from sagebroker.session import replies
 from sagebroker.session.desk import Listener
 from sagebroker.session.questions import QUESTIONS, Questions
@@ -33,8 +40,6 @@ if TYPE_CHECKING:
     from sagebroker.session.parties import House, Outward
     from sagebroker.session.session import Session
 
-AUTHOR: Final = "jupyter"
-"""Of cells that clients send."""
 MAX_LINE: Final = 5_000
 """Requests of one client that wait for their turn; a notebook has some hundred cells."""
 MAX_CLIENTS: Final = 500
@@ -323,6 +328,12 @@ class Guests(Listener):
         if not self._is_restarting:
             dying = [p for p in self._pending.values() if p.cell.status is CellStatus.RUNNING]
             self._tg.start_soon(self._tell_restart, dying)
+
+    def ended(self, *, is_removed: bool) -> None:
+        """The session has ended."""
+        if is_removed:
+            self._endpoint.publish(b"", "status", {"execution_state": "dead"})
+        self._house.ended(is_removed=is_removed)
 
     async def _tell_restart(self, dying: list[Pending]) -> None:
         """After the last words about cells of the old kernel."""

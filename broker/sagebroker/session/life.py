@@ -12,6 +12,7 @@ cannot be reached now (the engine is away, the caller went) stays as it is.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING
@@ -229,9 +230,7 @@ class Life:
             wire_id=self._keeper.row.wire_id,
             session=self._keeper.row.id,
             on_message=self._desk.hear,
-            ready_limit_s=min(ADOPT_LIMIT_S, config.ready_limit_s)
-            if is_adopted
-            else config.ready_limit_s,
+            ready_limit_s=min(config.ready_limit_s, ADOPT_LIMIT_S if is_adopted else math.inf),
             is_computing=is_adopted and self._left is not None,
         )
 
@@ -397,4 +396,5 @@ class Life:
         try:
             await self._ending.run()
         finally:
+            self._desk.listener.ended(is_removed=self._ending.is_removed)
             self._ended.set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from functools import partial
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 import anyio
@@ -20,6 +21,7 @@ from sagebroker.errors import (
 )
 from sagebroker.logs import event
 from sagebroker.model import CellStatus
+from sagebroker.protocol.requests import AUTHOR
 from sagebroker.session.found import Found
 from sagebroker.session.recall import cell_of
 from sagebroker.session.reservation import drop, reserve
@@ -232,6 +234,7 @@ class Opener:
         )
         db.add_event("session.adopted", row.id, {"state": row.state})
         sent = [cell for cell in unfinished if cell.msg_id]
+        guests = takewhile(lambda cell: cell.author == AUTHOR, reversed(newest))
         return replace(
             found,
             next_cell=db.next_number(row.id),
@@ -239,6 +242,7 @@ class Opener:
             lost=tuple(sent[:-1]),
             earlier=frozenset(cell.msg_id for cell in newest if cell.status.is_final),
             queued=tuple(cell for cell in unfinished if not cell.msg_id),
+            guest_cells=tuple(sorted(c.number for c in guests if c.status.is_final)),
             untold=untold,
         )
 

@@ -38,3 +38,6 @@ class House(Protocol):
     async def awake(self) -> Session:
         """It, woken where it sleeps. Raises `BrokerError`."""
         ...
+
+    def ended(self, *, is_removed: bool) -> None:
+        """It has ended."""

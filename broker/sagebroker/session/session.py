@@ -15,7 +15,6 @@ import anyio.to_thread
 from anyio.abc import TaskStatus
 
 from sagebroker.errors import (
-    BrokerError,
     CellNotFoundError,
     KernelDiedError,
     KernelStartError,

@@ -11,7 +11,7 @@ import anyio
 from jupyter_client.asynchronous.client import AsyncKernelClient
 
 from sagebroker.broker import Broker
-from sagebroker.session.entrance import connection_file
+from sagebroker.session.connecting import CONNECTION_FILE
 from sagebroker.session.session import Session
 from sagebroker.store.folders import StateFolder
 
@@ -20,7 +20,7 @@ Message = dict[str, Any]
 
 
 def file_of(broker: Broker, session: Session) -> Path:
-    return connection_file(StateFolder(broker.config.state_dir), session.id)
+    return StateFolder(broker.config.state_dir).folder(session.id).path / CONNECTION_FILE
 
 
 @asynccontextmanager
