@@ -7,9 +7,11 @@ import os
 import signal
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
+from jupyter_client.asynchronous.client import AsyncKernelClient
 from tests.cells import ended, result
 from tests.guests import file_of, guest, outputs_of, reply_to, run, texts
 
@@ -233,6 +235,44 @@ async def test_a_session_that_fell_asleep_wakes_with_a_clients_next_cell(
         assert "7\n" in texts(outputs)
         assert "was asleep and is awake again" in texts(outputs)
         await broker.close_session("default")
+
+
+async def test_a_client_restarts_the_session_and_the_others_are_told(broker: Broker) -> None:
+    session, _ = await broker.open_session("default")
+    path = file_of(broker, session)
+    async with guest(path) as first, guest(path) as second:
+        await run(first, "kept = 1")
+        before = await order(first, action="info")
+        assert (before["name"], before["state"], before["generation"]) == ("default", "ready", 1)
+        await session.checkpoint()
+        done = await order(first, action="restart", restore=True)
+        assert done["status"] == "ok"
+        assert "1 variables" in done["sentence"]
+        assert (await order(second, action="info"))["generation"] == 2
+        _, outputs = await run(second, "kept")
+        assert "The kernel was restarted" in texts(outputs)
+        assert texts(outputs).endswith("1")
+        # Whoever restarts a kernel knows; others are told.
+        await session.restart()
+        with anyio.fail_after(GUARD_S):
+            while True:
+                message = await second.iopub_channel.get_msg()
+                if message["content"].get("execution_state") == "restarting":
+                    break
+    assert (await order_of_nothing(broker)) == "error"
+
+
+async def order_of_nothing(broker: Broker) -> str:
+    async with guest(file_of(broker, broker.session("default"))) as client:
+        return str((await order(client, action="dance"))["status"])
+
+
+async def order(client: AsyncKernelClient, **content: object) -> dict[str, Any]:
+    asked = client.session.msg("broker_request", content)
+    client.control_channel.send(asked)
+    answer = await reply_to(client, asked["header"]["msg_id"], "control")
+    found: dict[str, Any] = answer["content"]
+    return found
 
 
 @pytest.mark.parametrize("code", ["1/0", "raise SystemExit", "def f(:"])

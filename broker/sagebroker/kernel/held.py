@@ -89,7 +89,8 @@ class HeldChannels:
         Raises:
             KernelDiedError: The kernel has ended.
         """
-        await self._watch.first(self._usable)
+        if not self._usable.is_set():
+            await self._watch.first(self._usable)
         if self._watch.dead.is_set():
             raise KernelDiedError("The kernel has ended.")
         return self.channels

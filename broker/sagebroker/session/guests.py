@@ -28,6 +28,7 @@ from sagebroker.protocol.requests import (
 )
 from sagebroker.session import replies
 from sagebroker.session.desk import Listener
+from sagebroker.session.orders import ORDERS, Orders
 from sagebroker.session.questions import QUESTIONS, Questions
 
 if TYPE_CHECKING:
@@ -92,16 +93,14 @@ class Guests(Listener):
         self._house = house
         self._endpoint = endpoint
         self._time_limit_s = time_limit_s
-        self._may_interrupt_all = may_interrupt_all
         self._lines: dict[bytes, deque[Waiting]] = {}
         self._pending: dict[str, Pending] = {}
         self._answered: deque[str] = deque(maxlen=REMEMBERED)
         self._news: list[str] = []
         self._heard_news: dict[bytes, int] = {}
         """How much of the news each client has been told."""
-        self._is_restarting = False
-        """A client wishes the new kernel that comes next."""
         self._questions = Questions(house, endpoint)
+        self._orders = Orders(house, endpoint, may_interrupt_all=may_interrupt_all)
         self._tg: TaskGroup
 
     async def run(
@@ -129,8 +128,8 @@ class Guests(Listener):
             self._queue(client, message)
         elif message.msg_type in QUESTIONS:
             self._tg.start_soon(self._questions.answer, channel, client, message)
-        elif message.msg_type in _DESK:
-            self._tg.start_soon(self._order, channel, client, message)
+        elif message.msg_type in ORDERS:
+            self._tg.start_soon(self._orders.carry_out, channel, client, message)
         elif message.msg_type.endswith("_request"):
             self._reply(channel, client, message, replies.unsupported(message.msg_type))
 
@@ -168,100 +167,58 @@ class Guests(Listener):
             self._refuse(request, f"{MAX_LINE} requests of this client wait already.")
         elif line is not None:
             line.append(Waiting(request=request))
-        elif len(self._lines) >= MAX_CLIENTS:
-            self._refuse(request, f"Requests of {MAX_CLIENTS} clients wait already.")
-        else:
+        elif not self._has_submitted(request):
+            if len(self._lines) >= MAX_CLIENTS:
+                self._refuse(request, f"Requests of {MAX_CLIENTS} clients wait already.")
+                return
             self._lines[client] = deque([Waiting(request=request)])
             self._tg.start_soon(self._work_off, client)
 
+    def _has_submitted(self, request: ClientRequest) -> bool:
+        """Make it a cell at once, if the session is awake and has room."""
+        session = self._house.session
+        if session is None or session.is_ending:
+            return False
+        try:
+            cell = session.submit(
+                request.code,
+                time_limit_s=self._time_limit_s,
+                author=AUTHOR,
+                request_id=request.request_id,
+                request=request,
+            )
+        except QueueFullError:
+            return False
+        except BrokerError as error:
+            self._answer_failed(request, replies.failure(error))
+            return True
+        pending = self._pending[request.msg_id] = Pending(request=request, cell=cell)
+        self._tg.start_soon(self._conclude, pending)
+        return True
+
     async def _work_off(self, client: bytes) -> None:
-        """Give a client's requests to the session, one after the other."""
+        """Give the session what a client has sent, in order, as it has room; wake it if it sleeps."""
         line = self._lines[client]
         while line:
+            request = line[0].request
             try:
-                await self._submit(line[0])
+                await self._house.awake()
             except BrokerError as error:
-                self._answer_failed(line[0].request, replies.failure(error))
+                self._answer_failed(request, replies.failure(error))
+            else:
+                if line[0].is_aborted:
+                    self._endpoint.reply(
+                        "shell", client, request.header, "execute_reply", replies.ABORTED
+                    )
+                elif not self._has_submitted(request):
+                    await anyio.sleep(ROOM_INTERVAL_S)
+                    continue
             line.popleft()
         del self._lines[client]
-
-    async def _submit(self, waiting: Waiting) -> None:
-        request = waiting.request
-        while not waiting.is_aborted:
-            session = await self._house.awake()
-            try:
-                cell = session.submit(
-                    request.code,
-                    time_limit_s=self._time_limit_s,
-                    author=AUTHOR,
-                    request_id=request.request_id,
-                    request=request,
-                )
-            except QueueFullError:
-                await anyio.sleep(ROOM_INTERVAL_S)
-            else:
-                pending = self._pending[request.msg_id] = Pending(request=request, cell=cell)
-                self._tg.start_soon(self._conclude, pending)
-                return
-        self._endpoint.reply(
-            "shell", request.client, request.header, "execute_reply", replies.ABORTED
-        )
 
     def _refuse(self, request: ClientRequest, why: str) -> None:
         if request.has_reply:
             self._answer_failed(request, replies.failure(WireError(why)))
-
-    async def _order(self, channel: Channel, client: bytes, message: Message) -> None:
-        """Carry out what is not for the kernel but for the broker."""
-        try:
-            content = await _DESK[message.msg_type](self, client, message.content)
-        except BrokerError as error:
-            content = replies.failure(error)
-        self._reply(channel, client, message, content)
-
-    async def _interrupt(self, client: bytes, content: dict[str, Any]) -> dict[str, Any]:
-        """Begin to stop what runs; the client sees its end by the cell's own reply."""
-        del content
-        session = self._house.session
-        cell = None if session is None else session.current
-        if session is None or cell is None:
-            return {"status": "ok"}
-        if cell.client != client and not self._may_interrupt_all:
-            return replies.failure(WireError("What runs is another client's cell."))
-        self._tg.start_soon(session.cancel, cell, "request")
-        return {"status": "ok"}
-
-    async def _stay(self, client: bytes, content: dict[str, Any]) -> dict[str, Any]:
-        """A client's wish to end the kernel is heard, and no more: others use it, too."""
-        del client
-        return {"status": "ok", "restart": content.get("restart") is True}
-
-    async def _broker_request(self, client: bytes, content: dict[str, Any]) -> dict[str, Any]:
-        del client
-        match content.get("action"):
-            case "info":
-                return replies.session_info(self._house.session)
-            case "interrupt":
-                session = self._house.session
-                done = None if session is None else await session.interrupt()
-                return {"status": "ok", "sentence": replies.interrupted(done)}
-            case "restart":
-                return await self._restart(content.get("restore", False))
-            case "keep":
-                await (await self._house.awake()).keep_running()
-                return {"status": "ok"}
-        return replies.unsupported(f"action {content.get('action')!r}")
-
-    async def _restart(self, restore: object) -> dict[str, Any]:
-        session = await self._house.awake()
-        wanted = restore if isinstance(restore, (bool, int, str)) else False
-        order = await session.restore_order(wanted)
-        self._is_restarting = True
-        try:
-            sentence = await session.restart(restore=order)
-        finally:
-            self._is_restarting = False
-        return {"status": "ok", "sentence": sentence}
 
     # What the kernel says ---------------------------------------------------------------------------
 
@@ -325,7 +282,7 @@ class Guests(Listener):
         if not sentence:
             return
         self._news.append(sentence)
-        if not self._is_restarting:
+        if not self._orders.is_restarting:
             dying = [p for p in self._pending.values() if p.cell.status is CellStatus.RUNNING]
             self._tg.start_soon(self._tell_restart, dying)
 
@@ -391,11 +348,3 @@ class Guests(Listener):
     ) -> None:
         msg_type = message.msg_type.removesuffix("_request") + "_reply"
         self._endpoint.reply(channel, client, message.frames[0], msg_type, content)
-
-
-_DESK: Final = {
-    "interrupt_request": Guests._interrupt,  # noqa: SLF001
-    "shutdown_request": Guests._stay,  # noqa: SLF001
-    "broker_request": Guests._broker_request,  # noqa: SLF001
-}
-"""Requests that the broker itself answers."""

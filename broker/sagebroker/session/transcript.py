@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 WRITE_INTERVAL_S: Final = 0.1
 """Time between writes of outputs; a write takes about 1 ms (measured, on an ordinary disk)."""
 
+SETTLE_S: Final = 0.02
+"""Time that changes are collected: a cell that begins as soon as it is queued is written once, not twice."""
+
 RETRY_INTERVAL_S: Final = 5.0
 """Time between attempts while the store refuses."""
 
@@ -233,6 +236,7 @@ class Transcript:
         """Write what comes, until cancelled."""
         while True:
             await self._due.wait()
+            await anyio.sleep(SETTLE_S)
             self._due = anyio.Event()
             try:
                 await self.write()
