@@ -21,6 +21,8 @@ EVENTS = frozenset(
         "session.hibernated",
         "session.failed",
         "cell.finished",
+        "cell.refused",
+        "endpoint.failed",
         "kernel.ready",
         "kernel.died",
         "kernel.hostile",

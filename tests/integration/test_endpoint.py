@@ -250,7 +250,7 @@ async def test_a_client_restarts_the_session_and_the_others_are_told(broker: Bro
         assert "1 variables" in done["sentence"]
         assert (await order(second, action="info"))["generation"] == 2
         _, outputs = await run(second, "kept")
-        assert "The kernel was restarted" in texts(outputs)
+        assert "The kernel was replaced on request." in texts(outputs)
         assert texts(outputs).endswith("1")
         # Whoever restarts a kernel knows; others are told.
         await session.restart()

@@ -53,7 +53,7 @@ def of_cell(cell: Cell) -> dict[str, Any]:
     else:
         died = cell.status is CellStatus.DIED
         told = " ".join(cell.notices) or "The cell was stopped."
-        content = error("KernelDied" if died else "CellInterrupted", told)
+        content = error("KernelDied" if died else "KeyboardInterrupt", told)
     return content | {"execution_count": cell.execution_count or 0}
 
 
