@@ -239,6 +239,11 @@ class JupyterConfig(_Branch):
 
     may_interrupt_all: bool = True
     """Whether a client's interrupt also stops a cell that somebody else runs."""
+    tcp_host: str = ""
+    """Address at which sessions also take Jupyter clients of other machines, encrypted; empty for none. Whoever has a
+    session's `connection-tcp.json` may do everything in it."""
+    tcp_address: str = ""
+    """Name or address under which those reach this machine; `tcp_host` by default."""
 
 
 class BrokerConfig(BaseSettings):

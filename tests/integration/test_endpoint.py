@@ -16,7 +16,7 @@ from tests.cells import ended, result
 from tests.guests import file_of, guest, outputs_of, reply_to, run, texts
 
 from sagebroker.broker import Broker
-from sagebroker.config import BrokerConfig
+from sagebroker.config import BrokerConfig, JupyterConfig
 from sagebroker.model import CellStatus
 from sagebroker.testing.local_runtime import LocalRuntime
 
@@ -235,6 +235,39 @@ async def test_a_session_that_fell_asleep_wakes_with_a_clients_next_cell(
         assert "7\n" in texts(outputs)
         assert "was asleep and is awake again" in texts(outputs)
         await broker.close_session("default")
+
+
+async def test_a_client_of_another_machine_connects_encrypted_at_the_same_place_each_time(
+    config: BrokerConfig, runtime: LocalRuntime
+) -> None:
+    remote = config.model_copy(update={"jupyter": JupyterConfig(tcp_host="127.0.0.1")})
+    async with Broker(remote, runtime) as broker:
+        session, _ = await broker.open_session("default", keep=True)
+        path = file_of(broker, session).with_name("connection-tcp.json")
+        before = path.read_bytes()
+        told = json.loads(before)
+        assert (told["transport"], told["ip"]) == ("tcp", "127.0.0.1")
+        assert told == await broker.directory.connection("default", is_remote=True)
+        async with guest(path) as client, guest(file_of(broker, session)) as near:
+            assert texts((await run(client, "kept = 1; kept"))[1]) == "1"
+            assert texts((await run(near, "kept + 1"))[1]) == "2"
+        # Without the keys nobody gets a word through.
+        bare = path.with_name("bare.json")
+        bare.write_text(json.dumps({k: told[k] for k in told if not k.startswith("curve")}))
+        stranger = AsyncKernelClient()
+        stranger.load_connection_file(str(bare))
+        stranger.start_channels()
+        stranger.execute("kept = 2")
+        with anyio.move_on_after(1):
+            await stranger.shell_channel.get_msg()
+            raise AssertionError("it was answered")
+        stranger.stop_channels()
+    async with Broker(remote, runtime) as broker:
+        session, _ = await broker.open_session("default")
+        assert path.read_bytes() == before
+        async with guest(path) as client:
+            assert texts((await run(client, "kept"))[1]) == "1"
+        await session.aclose()
 
 
 async def test_a_client_restarts_the_session_and_the_others_are_told(broker: Broker) -> None:

@@ -105,17 +105,18 @@ class ConnectionInfo:
 
     def to_json(self) -> str:
         """The text of the connection file, key included."""
-        return json.dumps(
-            {
-                "transport": self.transport,
-                "ip": self.ip,
-                **{f"{name}_port": self.port(name) for name in SOCKET_NAMES},
-                "key": self.key.decode("ascii"),
-                "signature_scheme": self.signature_scheme,
-                "kernel_name": self.kernel_name,
-            },
-            indent=2,
-        )
+        return json.dumps(self.to_values(), indent=2)
+
+    def to_values(self) -> dict[str, Any]:
+        """What the connection file says, key included."""
+        return {
+            "transport": self.transport,
+            "ip": self.ip,
+            **{f"{name}_port": self.port(name) for name in SOCKET_NAMES},
+            "key": self.key.decode("ascii"),
+            "signature_scheme": self.signature_scheme,
+            "kernel_name": self.kernel_name,
+        }
 
     def write(self, path: Path, uid: int, gid: int) -> None:
         """Write the connection file, readable by its owner only, in one step.

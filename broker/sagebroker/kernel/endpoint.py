@@ -1,11 +1,8 @@
 """`Endpoint`: the sockets by which Jupyter clients reach a session, in place of its kernel's own.
 
-Bound on ipc paths of their own and signed with a key of their own, which both outlive every kernel: a client's sockets
-connect anew by themselves. Nothing is decided here; requests are handed over as they come.
-
-A socket is bound at a private name and linked to the public one. Clients that tidy up behind a kernel
-remove the public name (jupyter_client's managers do), and it is put back; and the process that serves a
-session after another takes the name over with one rename, without a moment at which nobody is there.
+They have places of their own and sign with a key of their own, which both outlive every kernel: a client's sockets
+connect anew by themselves. Nothing is decided here; requests are handed over as they come. `IpcEndpoint` and
+`tcp_endpoint.TcpEndpoint` say where the sockets are.
 """
 
 from __future__ import annotations
@@ -59,7 +56,7 @@ class Endpoint:
     """See the module. `bind`, then `serve` in a task; `close` at the end.
 
     Args:
-        connection: Where, and the key.
+        key: With which messages are signed.
         context: The ZeroMQ context.
         guard: Ends connections that fill the memory.
         on_request: Called with each valid message of a client.
@@ -67,25 +64,24 @@ class Endpoint:
 
     def __init__(
         self,
-        connection: ConnectionInfo,
+        key: bytes,
         *,
         context: zmq.asyncio.Context,
         guard: MemoryGuard,
         on_request: RequestHandler,
     ) -> None:
-        self.connection = connection
+        self._key = key
         self._context = context
         self._guard = guard
         self._on_request = on_request
         self._wire_id = secrets.token_hex(8)
         self._sockets: dict[SocketName, zmq.asyncio.Socket] = {}
-        self._private: dict[SocketName, Path] = {}
         self._severed = anyio.Event()
         self.received_bytes = 0
         self.subscribers = 0
         """Clients that listen to outputs."""
         self.is_replaced = False
-        """Another process serves the session, and has taken over the sockets' names."""
+        """Another process serves the session, and has taken over the sockets' places."""
 
     def bind(self) -> None:
         """Make the sockets. Blocks for a moment.
@@ -93,17 +89,12 @@ class Endpoint:
         Raises:
             ConfigError: They cannot be made there.
         """
-        folder = Path(self.connection.ip).parent
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             for name in SOCKET_NAMES:
-                self._bind(name, folder / f"{name[0]}{secrets.token_hex(_TOKEN_BYTES)}")
+                self._bind(name, self._make(name))
         except (OSError, zmq.ZMQError) as error:
             self.close()
-            raise ConfigError(
-                f"The sockets for Jupyter clients in {folder} cannot be made: {error}.",
-                hint="Set SAGEBROKER_RUNTIME_DIR to a short path that you may write.",
-            ) from error
+            raise self._refusal(error) from error
 
     async def serve(self) -> None:
         """Read until cancelled, or until another process serves the session."""
@@ -114,7 +105,7 @@ class Endpoint:
                         tg.start_soon(self._read, channel)
                     tg.start_soon(self._echo)
                     tg.start_soon(self._count_subscribers)
-                    tg.start_soon(self._stay_findable, tg.cancel_scope)
+                    tg.start_soon(self._watch, tg.cancel_scope)
                     await self._severed.wait()
                     tg.cancel_scope.cancel()
             if not self.is_replaced:
@@ -123,16 +114,7 @@ class Endpoint:
                 self.bind()
 
     def hide(self) -> None:
-        """Remove the sockets' names, if they are still this one's: nobody finds it any more."""
-        with suppress(OSError):
-            for name, private in self._private.items():
-                public = Path(self.connection.socket_path(name))
-                if _inode(public) == _inode(private):
-                    public.unlink()
-                private.unlink()
-            # Not empty where another process has taken over.
-            Path(self.connection.ip).parent.rmdir()
-        self._private.clear()
+        """Have nobody find it any more."""
 
     def close(self) -> None:
         """Close the sockets; what was sent last still reaches clients that read."""
@@ -199,10 +181,10 @@ class Endpoint:
         socket = self._sockets.get(name)
         if socket is None:
             return
-        signature = sign(self.connection.key, frames)
+        signature = sign(self._key, frames)
         # Done at once: these sockets drop what they cannot deliver, and never wait.
         sent = socket.send_multipart(
-            [*routing, DELIMITER, signature, *frames, *buffers], zmq.DONTWAIT, copy=False
+            [*routing, DELIMITER, signature, *frames, *buffers], zmq.DONTWAIT
         )
         # Looked at, or Python complains of an error that nobody has seen: a client that is gone.
         cast("Future[None]", sent).exception()
@@ -214,7 +196,7 @@ class Endpoint:
             client, *frames = await socket.recv_multipart()
             self.received_bytes += sum(map(len, frames))
             try:
-                message = parse(channel, frames, self.connection.key)
+                message = parse(channel, frames, self._key)
             except WireError:
                 # From nobody who has the key: a client would be told, but who that is is not known.
                 pass
@@ -245,24 +227,14 @@ class Endpoint:
                 self.subscribers -= 1
             await checkpoint()
 
-    async def _stay_findable(self, scope: anyio.CancelScope) -> None:
-        """Put names back that somebody has removed, until another process has taken them over."""
-        while True:
-            await anyio.sleep(LOOK_INTERVAL_S)
-            for name, private in self._private.items():
-                public = Path(self.connection.socket_path(name))
-                found = _inode(public)
-                if found is None:
-                    with suppress(OSError):
-                        os.link(private, public)
-                elif found != _inode(private):
-                    self.is_replaced = True
-                    scope.cancel()
-                    return
+    async def _watch(self, scope: anyio.CancelScope) -> None:
+        await self._stay_findable()
+        self.is_replaced = True
+        scope.cancel()
 
-    def _bind(self, name: SocketName, private: Path) -> None:
+    def _make(self, name: SocketName) -> zmq.asyncio.Socket:
         socket = self._context.socket(zmq.XPUB if name == "iopub" else zmq.ROUTER)
-        self._sockets[name], self._private[name] = socket, private
+        self._sockets[name] = socket
         socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
         if name == "iopub":
             socket.setsockopt(zmq.SNDHWM, QUEUED_OUTPUTS)
@@ -270,10 +242,77 @@ class Endpoint:
         else:
             # A client that connects anew must not wait until its old connection is found dead.
             socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        return socket
+
+    def _bind(self, name: SocketName, socket: zmq.asyncio.Socket) -> None:
+        """Bind a socket at its place. Raises `OSError`, `zmq.ZMQError`."""
+        raise NotImplementedError
+
+    def _refusal(self, error: Exception) -> ConfigError:
+        """What to say where a socket cannot be bound."""
+        raise NotImplementedError
+
+    async def _stay_findable(self) -> None:
+        """See to it that clients find the sockets; returns when another process has taken them over."""
+        await anyio.sleep_forever()
+
+
+class IpcEndpoint(Endpoint):
+    """An endpoint on unix sockets, for clients of the same user on the same machine.
+
+    A socket is bound at a private name and linked to the public one. Clients that tidy up behind a kernel
+    remove the public name (jupyter_client's managers do), and it is put back; and the process that serves a
+    session after another takes the name over with one rename, without a moment at which nobody is there.
+
+    Args:
+        connection: Where, and the key.
+        options: Of every endpoint.
+    """
+
+    def __init__(self, connection: ConnectionInfo, **options: Any) -> None:
+        super().__init__(connection.key, **options)
+        self._connection = connection
+        self._folder = Path(connection.ip).parent
+        self._private: dict[SocketName, Path] = {}
+
+    def hide(self) -> None:
+        """Remove the sockets' names, if they are still this one's."""
+        with suppress(OSError):
+            for name, private in self._private.items():
+                public = Path(self._connection.socket_path(name))
+                if _inode(public) == _inode(private):
+                    public.unlink()
+                private.unlink()
+            # Not empty where another process has taken over.
+            self._folder.rmdir()
+        self._private.clear()
+
+    def _bind(self, name: SocketName, socket: zmq.asyncio.Socket) -> None:
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private = self._folder / f"{name[0]}{secrets.token_hex(_TOKEN_BYTES)}"
         socket.bind(f"ipc://{private}")
+        self._private[name] = private
         draft = private.with_name(f"{private.name}.n")
         os.link(private, draft)
-        draft.replace(self.connection.socket_path(name))
+        draft.replace(self._connection.socket_path(name))
+
+    def _refusal(self, error: Exception) -> ConfigError:
+        return ConfigError(
+            f"The sockets for Jupyter clients in {self._folder} cannot be made: {error}.",
+            hint="Set SAGEBROKER_RUNTIME_DIR to a short path that you may write.",
+        )
+
+    async def _stay_findable(self) -> None:
+        while True:
+            await anyio.sleep(LOOK_INTERVAL_S)
+            for name, private in self._private.items():
+                public = Path(self._connection.socket_path(name))
+                found = _inode(public)
+                if found is None:
+                    with suppress(OSError):
+                        os.link(private, public)
+                elif found != _inode(private):
+                    return
 
 
 def _inode(path: Path) -> int | None:

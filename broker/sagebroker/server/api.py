@@ -40,6 +40,7 @@ from sagebroker.server.api_views import (
     Number,
     OpenBody,
     Problem,
+    Remote,
     RestartBody,
     SessionAnswer,
     Sessions,
@@ -172,12 +173,16 @@ async def restart(broker: Serving, name: Name, body: RestartBody | None = None) 
 
 
 @router.get("/sessions/{name}" + CONNECTION, summary="Connect a Jupyter client")
-async def get_connection(broker: Serving, name: Name) -> dict[str, Any]:
+async def get_connection(
+    broker: Serving,
+    name: Name,
+    remote: Remote = False,  # noqa: FBT002 - a query's parameter
+) -> dict[str, Any]:
     """What a Jupyter connection file says; the session is woken, or another process of the same user serves it."""
     # Where another process serves it, its endpoint is there all the same.
     with suppress(SessionInUseError):
         await broker.awake(name)
-    return await broker.directory.connection(name)
+    return await broker.directory.connection(name, is_remote=remote)
 
 
 @router.get("/sessions/{name}/cells", summary="List the newest cells")

@@ -29,6 +29,10 @@ Name = Annotated[
     ),
 ]
 Number = Annotated[int, Path(description="Number of a cell.", ge=1, le=MAX_SAFE_INTEGER)]
+Remote = Annotated[
+    bool,
+    Query(description="For a client on another machine, by TCP; `jupyter.tcp_host` allows it."),
+]
 Wait = Annotated[
     float,
     Query(description="Seconds to wait for the cell's end.", ge=0, le=MAX_WAIT_S),

@@ -7,41 +7,80 @@ import secrets
 from typing import TYPE_CHECKING, Any, Final
 
 from sagebroker.errors import ConfigError
+from sagebroker.kernel.tcp_endpoint import TcpPlace
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from sagebroker.kernel.connection import ConnectionInfo
     from sagebroker.store.folders import SessionFolder
 
 CONNECTION_FILE: Final = "connection.json"
 """In a session's folder."""
+TCP_CONNECTION_FILE: Final = "connection-tcp.json"
+"""The same for clients of other machines."""
+KERNEL_NAME: Final = "sagemath"
+"""Name of the kernelspec, for clients that look at it."""
 
 
-def read_connection(folder: SessionFolder) -> dict[str, Any]:
-    """What the file of a session says. Raises `ConfigError` where there is none."""
-    path = folder.path / CONNECTION_FILE
+def read_connection(folder: SessionFolder, *, is_remote: bool = False) -> dict[str, Any]:
+    """What the file of a session says.
+
+    Args:
+        folder: The session's.
+        is_remote: For a client on another machine.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    path = folder.path / (TCP_CONNECTION_FILE if is_remote else CONNECTION_FILE)
     try:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
+        hint = (
+            "End the sagebroker process that serves it, and open it again; its log has the reason."
+        )
+        if is_remote:
+            hint = "Set jupyter.tcp_host where the session is served."
         raise ConfigError(
-            f"The session has no endpoint for Jupyter clients: {path} cannot be read ({error}).",
-            hint="End the sagebroker process that serves it, and open it again; its log has the reason.",
+            f"The session has no such endpoint for Jupyter clients: {path} cannot be read ({error}).",
+            hint=hint,
         ) from error
     return values
 
 
-def write_connection(path: Path, connection: ConnectionInfo, name: str, session_id: str) -> None:
-    """Write the file, readable by its owner only, in one step; with the session's name and id.
+def write_connection(path: Path, values: dict[str, Any], name: str, session_id: str) -> None:
+    """Write a connection file, readable by its owner only, in one step.
+
+    Args:
+        path: Of the file.
+        values: What clients need to know.
+        name: The session's, for whoever looks at the file.
+        session_id: The session's.
 
     Raises:
         ConfigError: It cannot be written.
     """
-    values = json.loads(connection.to_json()) | {"session": name, "session_id": session_id}
+    told = values | {"kernel_name": KERNEL_NAME, "session": name, "session_id": session_id}
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         draft.touch(mode=0o600, exist_ok=False)
-        draft.write_text(json.dumps(values, indent=2), encoding="utf-8")
+        draft.write_text(json.dumps(told, indent=2), encoding="utf-8")
         draft.replace(path)
     except OSError as error:
         raise ConfigError(f"The connection file {path} cannot be written: {error}.") from error
+
+
+def place_of(folder: Path, *, host: str, address: str, key: bytes) -> TcpPlace:
+    """The place of a session's sockets for other machines, the same as before if there was one.
+
+    Args:
+        folder: The session's.
+        host: Address to listen at.
+        address: Under which clients reach it.
+        key: With which messages are signed.
+    """
+    try:
+        text = (folder / TCP_CONNECTION_FILE).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        text = ""
+    return TcpPlace.made_of(text, host=host, address=address, key=key)

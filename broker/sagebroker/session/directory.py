@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
@@ -149,15 +150,20 @@ class Directory:
         cells = await self._store.call(lambda db: db.cells(row.id))
         return SessionRecord(row=row, kernels=tuple(kernels), cells={c.number: c for c in cells})
 
-    async def connection(self, name: str) -> dict[str, Any]:
+    async def connection(self, name: str, *, is_remote: bool = False) -> dict[str, Any]:
         """What the connection file of a session's endpoint says, whichever process serves it.
+
+        Args:
+            name: The session's.
+            is_remote: For a client on another machine.
 
         Raises:
             SessionNotFoundError: There is no such session.
             ConfigError: It has no endpoint.
         """
         row = await self._row(self.resolve(name))
-        return await anyio.to_thread.run_sync(read_connection, self._state.folder(row.id))
+        read = partial(read_connection, self._state.folder(row.id), is_remote=is_remote)
+        return await anyio.to_thread.run_sync(read)
 
     async def list_cells(self, name: str, most: int) -> list[Cell]:
         """The newest ``most`` cells of a session, in order; raises as `Broker.read_cell` does.

@@ -8,32 +8,39 @@ from __future__ import annotations
 
 import logging
 from contextlib import asynccontextmanager
-from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import anyio.to_thread
 
 from sagebroker.errors import BrokerError, ConfigError
 from sagebroker.kernel.connection import ConnectionInfo
-from sagebroker.kernel.endpoint import Endpoint
+from sagebroker.kernel.endpoint import IpcEndpoint
+from sagebroker.kernel.tcp_endpoint import TcpEndpoint, TcpPlace
 from sagebroker.logs import event
-from sagebroker.session.connecting import CONNECTION_FILE, write_connection
+from sagebroker.session.connecting import (
+    CONNECTION_FILE,
+    TCP_CONNECTION_FILE,
+    place_of,
+    write_connection,
+)
 from sagebroker.session.desk import Listener
+from sagebroker.session.doors import Doors
 from sagebroker.session.guests import Guests
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
 
     from anyio.abc import TaskGroup, TaskStatus
 
     from sagebroker.config import BrokerConfig
+    from sagebroker.kernel.endpoint import Endpoint
     from sagebroker.kernel.held import Wire
     from sagebroker.session.session import Session
     from sagebroker.store.folders import StateFolder
 
-KERNEL_NAME: Final = "sagemath"
-"""Name of the kernelspec, for clients that look at it."""
 FOLDER_SUFFIX: Final = ".jupyter"
 SOCKET_PREFIX: Final = "k"
 
@@ -47,7 +54,7 @@ class Entrance:
         self.session: Session | None = session
         self._name = session.name
         self._wake = wake
-        self.endpoint: Endpoint
+        self.doors: Doors
         self.guests: Guests
         self.scope = anyio.CancelScope()
 
@@ -60,8 +67,8 @@ class Entrance:
     def ended(self, *, is_removed: bool) -> None:
         """Close the entrance, unless the session sleeps and somebody may want to wake it."""
         self.session = None
-        if is_removed or not self.endpoint.subscribers:
-            self.endpoint.hide()
+        if is_removed or not self.doors.subscribers:
+            self.doors.hide()
             self.scope.cancel()
 
 
@@ -116,20 +123,16 @@ class Entrances:
     async def _make(self, session: Session) -> Entrance | None:
         entrance = Entrance(session, self._wake)
         try:
-            connection = await anyio.to_thread.run_sync(self._connection, session.id, session.name)
-            entrance.endpoint = Endpoint(
-                connection,
-                context=self._wire.context,
-                guard=self._wire.guard,
-                on_request=lambda *said: entrance.guests.take(*said),
-            )
-            entrance.guests = Guests(
-                entrance,
-                entrance.endpoint,
-                time_limit_s=self._config.session.max_time_limit_s,
-                may_interrupt_all=self._config.jupyter.may_interrupt_all,
-            )
-            entrance.endpoint.bind()
+            folder = self._state.folder(session.id).path
+            connection, place = await anyio.to_thread.run_sync(self._places, session.id, folder)
+            entrance.doors = self._doors(connection, place, entrance)
+            entrance.doors.bind()
+            told = {CONNECTION_FILE: connection.to_values()}
+            if place is not None:
+                told[TCP_CONNECTION_FILE] = place.to_values()
+            for file, values in told.items():
+                write = partial(write_connection, folder / file, values)
+                await anyio.to_thread.run_sync(write, session.name, session.id)
         except BrokerError as error:
             _log.warning(
                 "Jupyter clients cannot connect to session %s: %s",
@@ -138,6 +141,12 @@ class Entrances:
                 extra=event("endpoint.failed", session=session.id),
             )
             return None
+        entrance.guests = Guests(
+            entrance,
+            entrance.doors,
+            time_limit_s=self._config.session.max_time_limit_s,
+            may_interrupt_all=self._config.jupyter.may_interrupt_all,
+        )
         self._open[session.id] = entrance
         await self._tg.start(self._serve, session.id, entrance)
         return entrance
@@ -147,7 +156,7 @@ class Entrances:
     ) -> None:
         try:
             with entrance.scope:
-                await entrance.guests.run(entrance.endpoint.serve, task_status=task_status)
+                await entrance.guests.run(entrance.doors.serve, task_status=task_status)
         except Exception:  # noqa: BLE001 - a fault here ends the entrance, and nothing else
             _log.exception(
                 "The endpoint of session %s has ended by a fault",
@@ -157,16 +166,30 @@ class Entrances:
         finally:
             if self._open.get(session_id) is entrance:
                 del self._open[session_id]
-            entrance.endpoint.close()
+            entrance.doors.close()
 
-    def _connection(self, session_id: str, name: str) -> ConnectionInfo:
-        """How clients connect: with the key that they know, if there is one. Blocks."""
-        path = self._state.folder(session_id).path / CONNECTION_FILE
+    def _places(self, session_id: str, folder: Path) -> tuple[ConnectionInfo, TcpPlace | None]:
+        """Where endpoints shall be, with the keys that clients know of earlier ones. Blocks."""
         prefix = str(self._config.runtime_dir / f"{session_id}{FOLDER_SUFFIX}" / SOCKET_PREFIX)
         try:
-            found = ConnectionInfo.load(path)
+            connection = ConnectionInfo.load(folder / CONNECTION_FILE).with_prefix(prefix)
         except ConfigError:
-            found = ConnectionInfo.new(prefix, kernel_name=KERNEL_NAME)
-        found = replace(found, ip=prefix)
-        write_connection(path, found, name, session_id)
-        return found
+            connection = ConnectionInfo.new(prefix)
+        host = self._config.jupyter.tcp_host
+        if not host:
+            return connection, None
+        address = self._config.jupyter.tcp_address or host
+        return connection, place_of(folder, host=host, address=address, key=connection.key)
+
+    def _doors(
+        self, connection: ConnectionInfo, place: TcpPlace | None, entrance: Entrance
+    ) -> Doors:
+        options: dict[str, Any] = {
+            "context": self._wire.context,
+            "guard": self._wire.guard,
+            "on_request": lambda *said: entrance.guests.take(*said),
+        }
+        doors: list[Endpoint] = [IpcEndpoint(connection, **options)]
+        if place is not None:
+            doors.append(TcpEndpoint(place, **options))
+        return Doors(doors)
