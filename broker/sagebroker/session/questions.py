@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 LIMIT_S: Final = 5.0
 """Time for the kernel to answer. Sage's longest documentation takes 0.5 s; completing in a module not yet
 imported 2 to 3 s."""
-BUSY_LIMIT_S: Final = 2.0
-"""The same while a cell runs: a person waits, and the answer may be impossible."""
 START_LIMIT_S: Final = 90.0
 """Time for a session's first kernel, of which a client asks what it is."""
 MOST_AT_ONCE: Final = 64
@@ -161,7 +159,7 @@ class Questions:
         )
         asked = self._asked[message.msg_id] = _Asked()
         try:
-            with anyio.move_on_after(BUSY_LIMIT_S if is_busy else LIMIT_S):
+            with anyio.move_on_after(LIMIT_S):
                 await kernel.pass_on("control" if is_busy else "shell", request)
                 await kernel.first(asked.has_come)
             return asked.answer
