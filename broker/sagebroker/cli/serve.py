@@ -20,7 +20,7 @@ from sagebroker.cli.console import (
     run_async,
 )
 from sagebroker.model import utcnow
-from sagebroker.server.places import token_file
+from sagebroker.places import token_file
 from sagebroker.store.tokens import Token, TokenFile
 from sagebroker.users import PLAIN_NAME
 

@@ -23,19 +23,19 @@ from starlette.types import ASGIApp
 from sagebroker.config import BrokerConfig, ServeConfig
 from sagebroker.container.runtime import ContainerRuntime
 from sagebroker.errors import ConfigError
-from sagebroker.server.auth import BearerVerifier
-from sagebroker.server.door import listening, serve_door
-from sagebroker.server.front import is_loopback
-from sagebroker.server.http_app import make_app
-from sagebroker.server.jwts import JwtVerifier
-from sagebroker.server.metrics import Metrics
-from sagebroker.server.places import (
+from sagebroker.places import (
     MCP_PATH,
     http_socket,
     mcp_socket,
     server_lock,
     token_file,
 )
+from sagebroker.server.auth import BearerVerifier
+from sagebroker.server.door import listening, serve_door
+from sagebroker.server.front import is_loopback
+from sagebroker.server.http_app import make_app
+from sagebroker.server.jwts import JwtVerifier
+from sagebroker.server.metrics import Metrics
 from sagebroker.store import locks
 from sagebroker.store.folders import StateFolder
 from sagebroker.store.tokens import TokenFile
