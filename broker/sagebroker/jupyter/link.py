@@ -103,7 +103,7 @@ def _path(name: str) -> str:
 async def broker_request(
     connection: Connection, action: str, *, limit_s: float = INFO_LIMIT_S, **content: Any
 ) -> dict[str, Any]:
-    """What the broker answers on a session's control channel; see ``docs/jupyter.md``.
+    """What the broker answers when it is asked for what Jupyter's protocol has no words for.
 
     Args:
         connection: Of the session.
@@ -115,13 +115,26 @@ async def broker_request(
         ServerError: Nobody has answered in time.
         KernelError: It was refused, or could not be done; says why.
     """
+    return await control_request(
+        connection, "broker_request", {"action": action, **content}, limit_s=limit_s
+    )
+
+
+async def control_request(
+    connection: Connection,
+    msg_type: str,
+    content: dict[str, Any],
+    *,
+    limit_s: float = INFO_LIMIT_S,
+) -> dict[str, Any]:
+    """The content of the reply to a request on a session's control channel. Raises as `broker_request`."""
     wire = WireSession(key=_key(connection), signature_scheme=connection["signature_scheme"])
     socket = zmq.asyncio.Context.instance().socket(zmq.DEALER)
     socket.linger = 0
     try:
         with anyio.fail_after(limit_s):
             socket.connect(f"ipc://{connection['ip']}-{connection['control_port']}")
-            request = wire.msg("broker_request", {"action": action, **content})
+            request = wire.msg(msg_type, content)
             wire.send(socket, request)
             answer = await _reply_to(request["header"]["msg_id"], socket, wire)
     except TimeoutError:
