@@ -16,8 +16,12 @@ from jupyter_client.session import Session as WireSession
 
 from sagebroker.client import ask_server, ensure_server
 from sagebroker.errors import KernelError, ServerError
+from sagebroker.session.entrance import CONNECTION_FILE
+from sagebroker.store.folders import StateFolder
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from sagebroker.config import BrokerConfig
 
 Connection = dict[str, Any]
@@ -94,6 +98,12 @@ class Link:
                 "The server of this state folder has just ended.", hint="Do the same once more."
             )
         return answer
+
+
+def connection_file(config: BrokerConfig, connection: Connection) -> Path:
+    """Where the connection file of a session is, for tools that want a path."""
+    folder = StateFolder(config.state_dir.absolute()).folder(connection["session_id"])
+    return folder.path / CONNECTION_FILE
 
 
 def _path(name: str) -> str:

@@ -49,6 +49,8 @@ class SessionProvisioner(KernelProvisionerBase):
     session = Unicode(
         config=True, help="Session to join, opened if need be; empty for a new one each time."
     )
+    state_dir = Unicode(config=True, help="State folder, where it is not the usual one.")
+    runtime_dir = Unicode(config=True, help="Folder of sockets, where it is not the usual one.")
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -79,7 +81,7 @@ class SessionProvisioner(KernelProvisionerBase):
         """
         del cmd, kwargs
         if self._connection is None:
-            self._link = Link(await anyio.to_thread.run_sync(BrokerConfig.load))
+            self._link = Link(await anyio.to_thread.run_sync(self._load))
             self._connection = await self._open()
         else:
             await broker_request(
@@ -168,6 +170,10 @@ class SessionProvisioner(KernelProvisionerBase):
     def get_stable_start_time(self, recommended: float = 10.0) -> float:
         """A kernel that a restart brings has up to this time."""
         return max(recommended, RESTART_LIMIT_S)
+
+    def _load(self) -> BrokerConfig:
+        places: dict[str, Any] = {"state_dir": self.state_dir, "runtime_dir": self.runtime_dir}
+        return BrokerConfig.load(**{name: path for name, path in places.items() if path})
 
     async def _open(self) -> Connection:
         if not self.session:
