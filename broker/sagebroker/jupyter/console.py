@@ -24,24 +24,31 @@ LEAVING: Final = frozenset(
 """What people type to leave."""
 
 
-class _Shell(ZMQTerminalInteractiveShell):  # type: ignore[misc]
+class SessionShell(ZMQTerminalInteractiveShell):  # type: ignore[misc]
+    """Leaves where people say so."""
+
     def run_cell(self, cell: str, store_history: bool = True) -> None:  # noqa: FBT001, FBT002 - its signature
+        """Run a cell, unless it says to leave."""
         if cell.strip() in LEAVING:
             self.ask_exit()
         else:
             super().run_cell(cell, store_history)
 
 
-class _App(ZMQTerminalIPythonApp):  # type: ignore[misc]
+class SessionConsoleApp(ZMQTerminalIPythonApp):  # type: ignore[misc]
+    """Has the broker interrupt."""
+
     def init_shell(self) -> None:
+        """Connect, and make the shell."""
         JupyterConsoleApp.initialize(self)
         signal.signal(signal.SIGINT, self.handle_sigint)
-        self.shell = _Shell.instance(
+        self.shell = SessionShell.instance(
             parent=self, client=self.kernel_client, confirm_exit=self.confirm_exit
         )
         self.shell.own_kernel = False
 
     def handle_sigint(self, *_: Any) -> None:
+        """Stop the cell that runs, or give up the line that is typed."""
         if not self.shell._executing:  # noqa: SLF001 - as the class itself asks
             raise KeyboardInterrupt
         client = self.kernel_client
@@ -55,4 +62,4 @@ def run_console(connection_file: Path) -> None:
         connection_file: Of the session.
     """
     # Leaving does no harm, so that nobody is asked whether he means it.
-    _App.launch_instance(["--existing", str(connection_file), "--no-confirm-exit"])
+    SessionConsoleApp.launch_instance(["--existing", str(connection_file), "--no-confirm-exit"])
