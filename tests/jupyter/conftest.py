@@ -10,7 +10,7 @@ from pathlib import Path
 
 import anyio
 import pytest
-from tests.interaction.conftest import LOCAL_SERVER
+from tests.interaction.conftest import local_serve
 from tests.serving import Served, serving
 
 from sagebroker.config import BrokerConfig
@@ -75,8 +75,7 @@ def prepared(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Jupyter:
 
 @pytest.fixture
 async def served(prepared: Jupyter) -> AsyncIterator[Served]:
-    command = [sys.executable, str(LOCAL_SERVER), str(prepared.folder), "serve"]
-    async with serving(command, prepared.folder / "state") as found:
+    async with serving(local_serve(prepared.folder), prepared.folder / "state") as found:
         yield found
 
 

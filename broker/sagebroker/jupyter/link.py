@@ -86,6 +86,10 @@ class Link:
         """End a session with its variables and files; returns what was done, a sentence."""
         return str((await self._ask("DELETE", _path(name)))["message"])
 
+    def is_there(self, connection: Connection) -> bool:
+        """Whether a session is there still, awake or asleep, whoever serves it. Blocks for a moment."""
+        return connection_file(self.config, connection).exists()
+
     async def _ask(
         self, method: str, path: str, body: dict[str, Any] | None = None
     ) -> dict[str, Any]:

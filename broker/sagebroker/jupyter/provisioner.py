@@ -104,6 +104,8 @@ class SessionProvisioner(KernelProvisionerBase):
         """None while there is a kernel, or one is on its way."""
         if self._connection is None or not self._is_attached:
             return 0
+        if not await anyio.to_thread.run_sync(self._link.is_there, self._connection):
+            return EXIT_DEAD
         try:
             info = await broker_request(self._connection, "info")
         except BrokerError:
