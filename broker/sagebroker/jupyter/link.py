@@ -16,7 +16,7 @@ from jupyter_client.session import Session as WireSession
 
 from sagebroker.client import ask_server, ensure_server
 from sagebroker.errors import KernelError, ServerError
-from sagebroker.session.entrance import CONNECTION_FILE
+from sagebroker.session.connecting import CONNECTION_FILE
 from sagebroker.store.folders import StateFolder
 
 if TYPE_CHECKING:
