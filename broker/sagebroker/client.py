@@ -57,7 +57,9 @@ async def ask_server(
     # Here: most commands do not need it, and it takes a while to load.
     import httpx2
 
-    place = await anyio.to_thread.run_sync(_socket, config)
+    # In no thread: Jupyter's tools close their session when their interpreter ends, and Python 3.12
+    # starts none any more then. It reads a line of a local file.
+    place = _socket(config)
     if place is None:
         return None
     transport = httpx2.AsyncHTTPTransport(uds=str(place))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from sagebroker.jupyter import specs
 from sagebroker.jupyter.link import Link
 
 TOOL_LIMIT_S = 120.0
+END_LIMIT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,24 @@ def places(folder: Path) -> dict[str, str]:
         "JUPYTER_DATA_DIR": str(folder / "data"),
         "IPYTHONDIR": str(folder / "ipython"),
     }
+
+
+def await_server_end(config: BrokerConfig) -> None:
+    """Wait for a server that was started in the background to end by itself; it leaves nothing."""
+    deadline = time.monotonic() + END_LIMIT_S
+    own = f"SAGEBROKER_STATE_DIR={config.state_dir}\0".encode()
+    while any(own in environment for environment in _environments_of_servers()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert list(config.runtime_dir.glob("*")) == []
+
+
+def _environments_of_servers() -> Iterator[bytes]:
+    for process in Path("/proc").glob("[0-9]*"):
+        # Any of them may end meanwhile.
+        with suppress(OSError):
+            if b"serve\0--local" in (process / "cmdline").read_bytes():
+                yield (process / "environ").read_bytes()
 
 
 @pytest.fixture

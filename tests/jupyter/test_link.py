@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 
 import anyio
 import pytest
-from tests.jupyter.conftest import Jupyter
+from tests.jupyter.conftest import Jupyter, await_server_end
 
 from sagebroker.client import ensure_server
 from sagebroker.config import BrokerConfig, ServeConfig
@@ -21,7 +21,7 @@ GUARD_S = 60.0
 
 
 @pytest.fixture
-async def short_lived(prepared: Jupyter) -> AsyncIterator[BrokerConfig]:
+def short_lived(prepared: Jupyter) -> Iterator[BrokerConfig]:
     """A configuration whose servers end a second after their last visitor. Afterwards none runs."""
     config = prepared.config.model_copy(
         update={
@@ -30,15 +30,7 @@ async def short_lived(prepared: Jupyter) -> AsyncIterator[BrokerConfig]:
         }
     )
     yield config
-    with anyio.fail_after(GUARD_S):
-        while await is_alive(config):
-            await anyio.sleep(0.05)
-
-
-async def is_alive(config: BrokerConfig) -> bool:
-    """Whether some process is the server of the state folder."""
-    lock = anyio.Path(server_lock(config))
-    return await lock.exists() and bool((await lock.read_text()).strip())
+    await_server_end(config)
 
 
 async def test_several_who_need_a_server_at_once_get_one_which_ends_when_all_have_left(
@@ -56,10 +48,7 @@ async def test_several_who_need_a_server_at_once_get_one_which_ends_when_all_hav
     [process] = processes
     # Of its own process session: what is typed in the terminal of whoever started it does not reach it.
     assert os.getsid(int(process)) == int(process)
-    with anyio.fail_after(GUARD_S):
-        while await is_alive(short_lived):
-            await anyio.sleep(0.05)
-    assert list(short_lived.runtime_dir.iterdir()) == []
+    await_server_end(short_lived)
 
 
 async def test_a_server_that_has_ended_is_started_once_more(short_lived: BrokerConfig) -> None:

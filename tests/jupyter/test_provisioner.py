@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import tempfile
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -158,6 +159,22 @@ async def test_a_kernel_is_dead_when_the_broker_has_been_silent_for_long(
         assert not await manager.is_alive()
         served.process.send_signal(signal.SIGCONT)
         assert await manager.is_alive()
+
+
+async def test_a_session_is_closed_by_an_interpreter_that_ends(
+    jupyter: Jupyter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some tools shut down in ``atexit``; Python 3.12 starts no threads any more then."""
+
+    def refuse(_: object) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    manager, client = await start_new_async_kernel(kernel_name="sagemath")
+    client.stop_channels()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        await manager.shutdown_kernel()
+    assert await jupyter.names() == []
 
 
 async def test_a_kernel_that_cannot_be_reached_leaves_no_session(

@@ -154,7 +154,8 @@ class SessionProvisioner(KernelProvisionerBase):
             return
         connection, self._connection = self._connection, None
         if self._folder is not None:
-            await anyio.to_thread.run_sync(shutil.rmtree, self._folder, True)  # noqa: FBT003
+            # In no thread, as all of this: tools shut down when their interpreter ends.
+            shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
         if self.session:
             return
