@@ -6,6 +6,7 @@ arguments. This is the only module that reads the environment. Units are in the 
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 import tomllib
@@ -167,6 +168,8 @@ class ServeConfig(_Branch):
     """Connections at once; more are answered 503."""
     drain_s: float = Field(default=5.0, ge=0)
     """Time that answers have to be finished when the server ends."""
+    idle_limit_s: float = Field(default=600.0, gt=0)
+    """Time without a session that is awake and without a connection after which ``serve --local`` ends."""
 
 
 class AuthConfig(_Branch):
@@ -322,6 +325,20 @@ class BrokerConfig(BaseSettings):
                 f"The setting {where!r} is not allowed: {first['msg']}.",
                 hint=f"Correct it among the command's options, in the environment (SAGEBROKER_…) or in {chosen}.",
             ) from error
+
+    def as_environment(self) -> dict[str, str]:
+        """The variables that give another process this configuration, wherever it came from.
+
+        What nobody has set stays unset there: a kernelspec's limits replace defaults only.
+        """
+        found = {}
+        for name, value in self.model_dump(mode="json", exclude_unset=True).items():
+            text = json.dumps(value) if isinstance(value, dict) else str(value)
+            found[f"SAGEBROKER_{name.upper()}"] = text
+        return found | {
+            "SAGEBROKER_STATE_DIR": str(self.state_dir.absolute()),
+            "SAGEBROKER_RUNTIME_DIR": str(self.runtime_dir.absolute()),
+        }
 
 
 def _named_config_file() -> Path | None:

@@ -20,7 +20,7 @@ from tests.interaction.conftest import local_serve, local_server
 from tests.interaction.reading import is_error, result_text, status, text_of
 from tests.serving import Served, make_token, serving, serving_in
 
-from sagebroker.cli.served import ask_server
+from sagebroker.client import ask_server
 from sagebroker.config import BrokerConfig
 from sagebroker.errors import ServerError
 from sagebroker.server.auth import METRICS, READ, RUN

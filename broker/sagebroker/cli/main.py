@@ -8,10 +8,12 @@ from typing import Annotated
 import typer
 
 from sagebroker import __version__
+from sagebroker.cli.attach import attach
 from sagebroker.cli.console import fail, run_async
 from sagebroker.cli.doctor import doctor
 from sagebroker.cli.export import export
 from sagebroker.cli.image import image_app
+from sagebroker.cli.kernelspec import kernelspec_app
 from sagebroker.cli.run import run
 from sagebroker.cli.serve import serve, token_app
 from sagebroker.cli.sessions import sessions_app
@@ -28,12 +30,14 @@ app = typer.Typer(
     help="Session broker for SageMath kernels: one hardened container each, driven through MCP.",
 )
 app.command()(run)
+app.command()(attach)
 app.command()(serve)
 app.command()(doctor)
 app.command()(export)
 add_state_commands(sessions_app)
 app.add_typer(sessions_app, name="sessions")
 app.add_typer(token_app, name="token")
+app.add_typer(kernelspec_app, name="kernelspec")
 app.add_typer(image_app, name="image")
 
 

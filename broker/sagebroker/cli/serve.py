@@ -20,7 +20,7 @@ from sagebroker.cli.console import (
     run_async,
 )
 from sagebroker.model import utcnow
-from sagebroker.server.places import token_file
+from sagebroker.places import token_file
 from sagebroker.store.tokens import Token, TokenFile
 from sagebroker.users import PLAIN_NAME
 
@@ -37,6 +37,13 @@ def serve(
     context: typer.Context,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "",
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=-1)] = -1,
+    local: Annotated[
+        bool,
+        typer.Option(
+            "--local",
+            help="No TCP port; ends by itself when nobody has needed it for some minutes.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Serve MCP over HTTP at /mcp, and unix sockets for this user, until Ctrl-C or SIGTERM."""
@@ -50,7 +57,7 @@ def serve(
         chosen["port"] = port
     config = config.model_copy(update={"serve": config.serve.model_copy(update=chosen)})
     run_async(
-        partial(server.serve, on_ready=partial(_tell, as_json=as_json)),
+        partial(server.serve, is_local=local, on_ready=partial(_tell, as_json=as_json)),
         config,
         heeds_signals=True,
     )
@@ -60,8 +67,8 @@ def _tell(serving: Serving, *, as_json: bool) -> None:
     if as_json:
         print_json(serving.as_json())
         return
-    out.print(f"MCP is served at {serving.url}", markup=False)
-    if not serving.wants_tokens:
+    out.print(f"MCP is served at {serving.url or serving.mcp_socket}", markup=False)
+    if serving.url and not serving.wants_tokens:
         err.print(
             "Nobody is asked for a token: every user of this machine can use it. 'sagebroker token create "
             "USER' changes that, after a restart.",

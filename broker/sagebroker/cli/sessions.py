@@ -15,7 +15,7 @@ import typer
 from rich.table import Table
 
 from sagebroker.cli.console import Json, err, out, print_json, run_async
-from sagebroker.cli.served import ask_server, is_server
+from sagebroker.client import ask_server, is_server
 from sagebroker.config import BrokerConfig
 from sagebroker.model import utcnow
 from sagebroker.session.catalogue import Catalogue, CatalogueEntry

@@ -29,6 +29,7 @@ from sagebroker.errors import (
     SessionNameError,
     SessionNotFoundError,
 )
+from sagebroker.places import API_PATH
 from sagebroker.protocol.text import clean
 from sagebroker.server.api_views import (
     CellBody,
@@ -50,7 +51,6 @@ from sagebroker.server.api_views import (
 )
 from sagebroker.server.callers import current_user, missing_scope
 from sagebroker.server.failures import sentence
-from sagebroker.server.places import API_PATH
 from sagebroker.server.session_tools import list_sessions, look_at
 from sagebroker.server.waiting import first
 from sagebroker.session.cell import Cell

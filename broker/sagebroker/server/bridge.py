@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 import anyio.to_thread
 
-from sagebroker.server.places import mcp_socket
+from sagebroker.places import mcp_socket
 from sagebroker.store.folders import StateFolder
 
 if TYPE_CHECKING:

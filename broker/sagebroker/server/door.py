@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from sagebroker.server.attendance import Attendance
     from sagebroker.users import Users
 
 MAX_LINE_BYTES: Final = 64 * 2**20
@@ -66,8 +67,15 @@ def listening(path: Path) -> Iterator[socket.socket]:
         path.unlink(missing_ok=True)
 
 
-async def serve_door(listener: socket.socket, users: Users, *, time_limit_s: float) -> None:
+async def serve_door(
+    listener: socket.socket, users: Users, attendance: Attendance, *, time_limit_s: float
+) -> None:
     """Serve every stdio front end that connects, until cancelled."""
+
+    async def serve_one(accepted: socket.socket) -> None:
+        with attendance.visiting():
+            await _serve_one(accepted, users, time_limit_s)
+
     async with anyio.create_task_group() as tg:
         while True:
             await anyio.wait_readable(listener)
@@ -78,7 +86,7 @@ async def serve_door(listener: socket.socket, users: Users, *, time_limit_s: flo
                     _log.warning("A front end cannot be let in now: %s", error)
                     await anyio.sleep(1)
                 continue
-            tg.start_soon(_serve_one, accepted, users, time_limit_s)
+            tg.start_soon(serve_one, accepted)
 
 
 async def _serve_one(accepted: socket.socket, users: Users, time_limit_s: float) -> None:

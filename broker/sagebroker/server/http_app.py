@@ -25,11 +25,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route, request_response
 
 from sagebroker.errors import BrokerError
+from sagebroker.places import API_PATH, MCP_PATH
 from sagebroker.server.api import make_api
 from sagebroker.server.app import make_server
 from sagebroker.server.auth import METRICS, READ
 from sagebroker.server.front import Front, security
-from sagebroker.server.places import API_PATH, MCP_PATH
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

@@ -9,7 +9,7 @@ import signal
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,22 +20,23 @@ import anyio.to_thread
 import uvicorn
 from starlette.types import ASGIApp
 
-from sagebroker.config import BrokerConfig, ServeConfig
+from sagebroker.config import BrokerConfig
 from sagebroker.container.runtime import ContainerRuntime
 from sagebroker.errors import ConfigError
-from sagebroker.server.auth import BearerVerifier
-from sagebroker.server.door import listening, serve_door
-from sagebroker.server.front import is_loopback
-from sagebroker.server.http_app import make_app
-from sagebroker.server.jwts import JwtVerifier
-from sagebroker.server.metrics import Metrics
-from sagebroker.server.places import (
+from sagebroker.places import (
     MCP_PATH,
     http_socket,
     mcp_socket,
     server_lock,
     token_file,
 )
+from sagebroker.server.attendance import Attendance
+from sagebroker.server.auth import BearerVerifier
+from sagebroker.server.door import listening, serve_door
+from sagebroker.server.front import is_loopback
+from sagebroker.server.http_app import make_app
+from sagebroker.server.jwts import JwtVerifier
+from sagebroker.server.metrics import Metrics
 from sagebroker.store import locks
 from sagebroker.store.folders import StateFolder
 from sagebroker.store.tokens import TokenFile
@@ -45,6 +46,8 @@ ENDING_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 KEEP_ALIVE_S: Final = 30
 """Time that a connection without a request is kept."""
 BACKLOG: Final = 128
+_OWN_URL: Final = f"http://localhost{MCP_PATH}"
+"""What stands for an address where there is none."""
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +57,7 @@ class Serving:
     """Where a server is reached."""
 
     url: str
-    """Of MCP over HTTP."""
+    """Of MCP over HTTP; empty where the unix sockets are all."""
     wants_tokens: bool
     http_socket: Path
     """JSON API, MCP and metrics for the local user."""
@@ -83,6 +86,7 @@ async def serve(
     config: BrokerConfig,
     runtime: ContainerRuntime | None = None,
     *,
+    is_local: bool = False,
     on_ready: Callable[[Serving], None] = lambda _: None,
 ) -> None:
     """Serve until SIGINT, SIGTERM or SIGHUP.
@@ -90,6 +94,8 @@ async def serve(
     Args:
         config: The server's configuration.
         runtime: An engine to use in place of the one that would be found.
+        is_local: Listen on the unix sockets only, and end also when nobody has needed the server for
+            `ServeConfig.idle_limit_s`.
         on_ready: Called when connections are accepted.
 
     Raises:
@@ -98,41 +104,76 @@ async def serve(
     """
     tokens = TokenFile(token_file(config))
     wants_tokens = await anyio.to_thread.run_sync(tokens.exists) or bool(config.auth.issuer)
-    _check(config, wants_tokens=wants_tokens)
+    if not is_local:
+        _check(config, wants_tokens=wants_tokens)
     instance = await anyio.to_thread.run_sync(StateFolder(config.state_dir).open)
     with (
         anyio.open_signal_receiver(*ENDING_SIGNALS) as signals,
-        ExitStack() as stack,
         _only_server(server_lock(config)),
-        _tcp(config) as tcp,
+        nullcontext() if is_local else _tcp(config) as tcp,
         listening(http_socket(config, instance)) as own_http,
         listening(mcp_socket(config, instance)) as own_mcp,
     ):
         serving = Serving(
-            url=_url(config, tcp) + MCP_PATH,
+            url=_url(config, tcp) + MCP_PATH if tcp else "",
             wants_tokens=wants_tokens,
             http_socket=http_socket(config, instance),
             mcp_socket=mcp_socket(config, instance),
         )
-        async with ServedUsers(config, runtime) as users:
-            metrics = stack.enter_context(Metrics(users))
-            jwts = JwtVerifier(config.auth, serving.url) if config.auth.issuer else None
-            verifier = BearerVerifier(tokens, serving.url, jwts) if wants_tokens else None
-            public = make_app(users, resource=serving.url, metrics=metrics, verifier=verifier)
-            own = make_app(users, resource=serving.url, metrics=metrics)
-            serve_own = partial(serve_door, time_limit_s=config.session.time_limit_s)
-            async with (
-                _running(public, tcp, config.serve, users.ending, is_public=True),
-                _running(own, own_http, config.serve, users.ending, is_public=False),
-                anyio.create_task_group() as tg,
-            ):
-                tg.start_soon(serve_own, own_mcp, users)
-                on_ready(serving)
-                async for received in signals:
-                    _log.info("Ending after %s", signal.Signals(received).name)
-                    break
-                users.ending.set()
-                tg.cancel_scope.cancel()
+        async with ServedUsers(config, runtime) as users, AsyncExitStack() as running:
+            metrics = running.enter_context(Metrics(users))
+            if tcp:
+                public = _public(users, metrics, tokens if wants_tokens else None, serving.url)
+                await running.enter_async_context(_running(public, tcp, users, is_public=True))
+            attendance = Attendance()
+            own = make_app(users, resource=serving.url or _OWN_URL, metrics=metrics)
+            counted = attendance.counting(own)
+            await running.enter_async_context(_running(counted, own_http, users, is_public=False))
+            tg = await running.enter_async_context(anyio.create_task_group())
+            tg.start_soon(
+                partial(serve_door, time_limit_s=config.session.time_limit_s),
+                own_mcp,
+                users,
+                attendance,
+            )
+            on_ready(serving)
+            await _until_end(signals, attendance if is_local else None, users)
+            users.ending.set()
+            tg.cancel_scope.cancel()
+
+
+def _public(
+    users: ServedUsers, metrics: Metrics, tokens: TokenFile | None, resource: str
+) -> ASGIApp:
+    """What is served to whoever reaches the address; asks for tokens where there are any."""
+    auth = users.config.auth
+    jwts = JwtVerifier(auth, resource) if auth.issuer else None
+    verifier = None if tokens is None else BearerVerifier(tokens, resource, jwts)
+    return make_app(users, resource=resource, metrics=metrics, verifier=verifier)
+
+
+async def _until_end(
+    signals: AsyncIterator[signal.Signals], attendance: Attendance | None, users: ServedUsers
+) -> None:
+    """Until a signal, or until those who attend have left for good."""
+    limit_s = users.config.serve.idle_limit_s
+
+    def has_sessions() -> bool:
+        return any(broker.sessions() for broker in users.brokers().values())
+
+    async with anyio.create_task_group() as tg:
+
+        async def wait_for_nobody(attendance: Attendance) -> None:
+            await attendance.until_nobody(limit_s, has_sessions)
+            _log.info("Ending: nobody has needed this server for %.0f s", limit_s)
+            tg.cancel_scope.cancel()
+
+        if attendance is not None:
+            tg.start_soon(wait_for_nobody, attendance)
+        async for received in signals:
+            _log.info("Ending after %s", signal.Signals(received).name)
+            tg.cancel_scope.cancel()
+            return
 
 
 def _check(config: BrokerConfig, *, wants_tokens: bool) -> None:
@@ -210,14 +251,10 @@ def _url(config: BrokerConfig, listener: socket.socket) -> str:
 
 @asynccontextmanager
 async def _running(
-    app: ASGIApp,
-    listener: socket.socket,
-    chosen: ServeConfig,
-    ending: anyio.Event,
-    *,
-    is_public: bool,
+    app: ASGIApp, listener: socket.socket, users: ServedUsers, *, is_public: bool
 ) -> AsyncIterator[None]:
-    """Serve ``app`` on ``listener`` until ``ending``; from then on it takes at most ``drain_s``."""
+    """Serve ``app`` on ``listener`` until the users' end; from then on it takes at most ``drain_s``."""
+    chosen, ending = users.config.serve, users.ending
     server = _Server(
         uvicorn.Config(
             app,

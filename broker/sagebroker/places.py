@@ -1,4 +1,4 @@
-"""Where a server is found: its lock, its sockets, its paths. For the command line, which starts without the server's libraries."""
+"""Where a server is found: its lock, its sockets, its paths. For those who start without the server's libraries."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ API_PATH: Final = "/api"
 def server_lock(config: BrokerConfig) -> Path:
     """Held by the server of a state folder, with its process's id in it."""
     return config.state_dir / "server.lock"
+
+
+def server_log(config: BrokerConfig) -> Path:
+    """What a server that was started in the background has to say."""
+    return config.state_dir / "server.log"
 
 
 def token_file(config: BrokerConfig) -> Path:
