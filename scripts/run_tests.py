@@ -29,9 +29,11 @@ FOLDERS = (
     "integration",
     "contract",
     "interaction",
+    "jupyter",
     "conformance",
     "docker",
     "sage",
+    "browser",
     "chaos",
 )
 """Cheap ones first; folders that are not named here come after them."""
