@@ -123,6 +123,15 @@ async def test_tools_run_a_notebook_in_sage(place: Jupyter) -> None:
 
 async def test_a_person_interrupts_sage_at_the_console_and_goes_on(place: Jupyter) -> None:
     env = {**place.environment, "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"}
+    await place.link.open("curves")
+    try:
+        await interrupt_and_go_on(env)
+        assert await place.names() == ["curves"]
+    finally:
+        await place.link.close("curves")
+
+
+async def interrupt_and_go_on(env: dict[str, str]) -> None:
     async with in_terminal("sagebroker", "attach", "curves", "--console", env=env) as seen:
         await seen.show(r"In \[1\]: ")
         seen.type("E = EllipticCurve('37a'); E.rank()\r")
@@ -134,5 +143,3 @@ async def test_a_person_interrupts_sage_at_the_console_and_goes_on(place: Jupyte
         seen.type("E.conductor()\r")
         await seen.show(r"Out\[\d\]: 37.*In \[\d\]: ")
         seen.type("%exit\r")
-    assert await place.names() == ["curves"]
-    await place.link.close("curves")
