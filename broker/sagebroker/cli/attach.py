@@ -37,7 +37,7 @@ def attach(
     as_json: Json = False,
 ) -> None:
     """Use a session that an agent uses, from a terminal or any Jupyter tool; leaving does not end it."""
-    if console == connection_file:
+    if sum((console, connection_file)) != 1:
         _refuse("give --console or --connection-file, one of them.")
     connection, is_new = run_async(_open, context.obj, name)
     place = _place(context.obj, connection)
