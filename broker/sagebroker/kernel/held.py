@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.lowlevel
 
 from sagebroker.errors import KernelDiedError, KernelError
 from sagebroker.kernel.channels import ChannelEvent, ChannelSet, open_channels
@@ -89,6 +90,8 @@ class HeldChannels:
         Raises:
             KernelDiedError: The kernel has ended.
         """
+        # What is sent at once must not be sent for a caller who has gone.
+        await anyio.lowlevel.checkpoint_if_cancelled()
         if not self._usable.is_set():
             await self._watch.first(self._usable)
         if self._watch.dead.is_set():
