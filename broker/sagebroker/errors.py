@@ -171,6 +171,12 @@ class NoInputWantedError(SessionError):
     code = "no_input_wanted"
 
 
+class NoEndpointError(SessionError):
+    """A session has no endpoint for such Jupyter clients."""
+
+    code = "no_endpoint"
+
+
 class CheckpointLabelError(SessionError, ValueError):
     """A label is not one that a checkpoint can have."""
 

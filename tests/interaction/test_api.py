@@ -173,6 +173,18 @@ async def test_what_cannot_be_done_is_a_problem_with_a_word(
         assert answer.headers["Allow"] == "DELETE, GET, PUT"
 
 
+async def test_a_connection_is_told_and_one_for_other_machines_only_where_that_is_wished(
+    api: Api,
+) -> None:
+    await api.ask("PUT", "/sessions/a")
+    told = (await api.ask("GET", "/sessions/a/connection")).json()
+    assert (told["transport"], told["session"], told["kernel_name"]) == ("ipc", "a", "sagemath")
+    refused = await api.ask("GET", "/sessions/a/connection?remote=true")
+    assert (refused.status_code, refused.json()["error"]) == (409, "no_endpoint")
+    assert "jupyter.tcp_host" in refused.json()["message"]
+    assert (await api.ask("GET", "/sessions/absent/connection")).status_code == 404
+
+
 async def test_a_lone_surrogate_is_harmless_in_both_directions(api: Api, served: Served) -> None:
     await api.ask("PUT", "/sessions/a")
     sent = rb'{"code": "\"\\ud800\" + \"\ud800\"", "wait_s": 60}'

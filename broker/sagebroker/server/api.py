@@ -22,6 +22,7 @@ from sagebroker.errors import (
     CapacityError,
     CellNotFoundError,
     CheckpointNotFoundError,
+    NoEndpointError,
     NoInputWantedError,
     SessionBusyError,
     SessionClosedError,
@@ -62,7 +63,16 @@ MOST_CELLS: Final = 500
 
 _STATUS: Final = (
     ((SessionNotFoundError, CellNotFoundError, CheckpointNotFoundError), 404),
-    ((SessionInUseError, SessionBusyError, SessionClosedError, NoInputWantedError), 409),
+    (
+        (
+            SessionInUseError,
+            SessionBusyError,
+            SessionClosedError,
+            NoInputWantedError,
+            NoEndpointError,
+        ),
+        409,
+    ),
     ((SessionNameError,), 422),
     ((CapacityError,), 429),
 )

@@ -6,7 +6,7 @@ import json
 import secrets
 from typing import TYPE_CHECKING, Any, Final
 
-from sagebroker.errors import ConfigError
+from sagebroker.errors import ConfigError, NoEndpointError
 from sagebroker.kernel.tcp_endpoint import TcpPlace
 
 if TYPE_CHECKING:
@@ -30,20 +30,20 @@ def read_connection(folder: SessionFolder, *, is_remote: bool = False) -> dict[s
         is_remote: For a client on another machine.
 
     Raises:
-        ConfigError: There is none.
+        NoEndpointError: There is none.
     """
     path = folder.path / (TCP_CONNECTION_FILE if is_remote else CONNECTION_FILE)
     try:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        hint = (
-            "End the sagebroker process that serves it, and open it again; its log has the reason."
-        )
         if is_remote:
-            hint = "Set jupyter.tcp_host where the session is served."
-        raise ConfigError(
-            f"The session has no such endpoint for Jupyter clients: {path} cannot be read ({error}).",
-            hint=hint,
+            raise NoEndpointError(
+                "The session takes no Jupyter clients of other machines.",
+                hint="The setting jupyter.tcp_host, where the session is served, lets them in.",
+            ) from error
+        raise NoEndpointError(
+            "The session takes no Jupyter clients: its connection file cannot be read.",
+            hint="End the sagebroker process that serves it, and open it again; its log has the reason.",
         ) from error
     return values
 

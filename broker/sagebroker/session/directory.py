@@ -159,7 +159,7 @@ class Directory:
 
         Raises:
             SessionNotFoundError: There is no such session.
-            ConfigError: It has no endpoint.
+            NoEndpointError: It has no such endpoint.
         """
         row = await self._row(self.resolve(name))
         read = partial(read_connection, self._state.folder(row.id), is_remote=is_remote)
