@@ -211,8 +211,12 @@ async def test_a_client_goes_on_with_the_next_broker(
         client = await connected.__aenter__()
         await run(client, "kept = 7")
     msg_id = client.execute("kept")
+    left = Path(json.loads(before)["ip"]).with_name("s0a1b2")
+    left.parent.mkdir(mode=0o700, exist_ok=True)
+    left.touch()  # as by a process that was killed
     async with Broker(config, runtime) as broker:
         session, _ = await broker.open_session("default")
+        assert not left.exists()
         assert path.read_bytes() == before
         assert (await reply_to(client, msg_id))["content"]["status"] == "ok"
         assert result(session.cell(2)) == "7"

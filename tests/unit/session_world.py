@@ -14,9 +14,9 @@ from tests.unit.puppets import Puppet, PuppetEngine
 from sagebroker.broker import Broker
 from sagebroker.config import BrokerConfig, HibernationConfig, KernelConfig, SessionConfig
 from sagebroker.errors import BrokerError
+from sagebroker.kernel.folders import ENDPOINT_SUFFIX
 from sagebroker.model import CellStatus, SessionState
 from sagebroker.session.cell import Cell
-from sagebroker.session.entrance import FOLDER_SUFFIX
 from sagebroker.session.launch import container_name
 from sagebroker.session.session import Session
 from sagebroker.testing.fake_runtime import FakeContainer
@@ -322,7 +322,7 @@ class World:
                 await anyio.sleep(0.02)
         run = self.config.runtime_dir
         names = {p.name for p in run.iterdir()} if run.exists() else set()
-        endpoints = {f"{s.id}{FOLDER_SUFFIX}" for s in self.broker.sessions()}
+        endpoints = {f"{s.id}{ENDPOINT_SUFFIX}" for s in self.broker.sessions()}
         assert {container_name(n) for n in names - endpoints} == active
         assert endpoints <= names
 

@@ -275,6 +275,16 @@ class IpcEndpoint(Endpoint):
         self._folder = Path(connection.ip).parent
         self._private: dict[SocketName, Path] = {}
 
+    def bind(self) -> None:
+        """Make the sockets; what a process that was killed has left of its own goes. Raises `ConfigError`."""
+        super().bind()
+        own = {path.name for path in self._private.values()}
+        own |= {Path(self._connection.socket_path(name)).name for name in SOCKET_NAMES}
+        with suppress(OSError):
+            for left in self._folder.iterdir():
+                if left.name not in own:
+                    left.unlink()
+
     def hide(self) -> None:
         """Remove the sockets' names, if they are still this one's."""
         with suppress(OSError):

@@ -6,6 +6,7 @@
                           restore.json
     <runtime>/<id>/s/     read-write at /run/kernel/s: the sockets, and the keeper's status.json, the
                           kernel's restore.json
+    <runtime>/<id>.jupyter/   not in the container: the sockets of the session's endpoint
 
 Every function here blocks; callers run them in a thread.
 """
@@ -29,6 +30,8 @@ CONTAINER_SOCKETS = "/run/kernel/s"
 SOCKET_PREFIX = "k"
 """Sockets are ``k-1`` … ``k-5``; short, since a socket's path has at most 107 bytes."""
 
+ENDPOINT_SUFFIX = ".jupyter"
+
 SOCKETS_TMPFS_OPTIONS = "size=4m,nr_inodes=256,mode=0700"
 """Limits what a session can put beside its sockets; the limit of bind mounts is otherwise the disk."""
 
@@ -49,6 +52,8 @@ class KernelFolder:
         self.path = runtime_dir / session_id
         self.control = self.path / "ctl"
         self.sockets = self.path / "s"
+        self.endpoint = runtime_dir / f"{session_id}{ENDPOINT_SUFFIX}"
+        """Of the sockets for Jupyter clients, which outlive the kernel's."""
 
     @property
     def prefix(self) -> str:
@@ -164,6 +169,21 @@ class KernelFolder:
             raise StorageError(
                 f"The runtime folder {self.path} cannot be removed: {error}.",
                 hint="Remove it by hand, or end what still uses it.",
+            ) from error
+
+    def delete_endpoint(self) -> None:
+        """Remove what a process that was killed has left of the endpoint; harmless when it is gone.
+
+        Raises:
+            ConfigError: The folder of all sockets is not this user's alone; nothing was changed.
+            StorageError: Something is left.
+        """
+        self.check()
+        try:
+            remove_tree(self.endpoint)
+        except OSError as error:
+            raise StorageError(
+                f"The runtime folder {self.endpoint} cannot be removed: {error}."
             ) from error
 
     def _check_parent(self) -> None:

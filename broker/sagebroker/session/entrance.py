@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.to_thread
@@ -17,6 +17,7 @@ import anyio.to_thread
 from sagebroker.errors import BrokerError, ConfigError
 from sagebroker.kernel.connection import ConnectionInfo
 from sagebroker.kernel.endpoint import IpcEndpoint
+from sagebroker.kernel.folders import SOCKET_PREFIX, KernelFolder
 from sagebroker.kernel.tcp_endpoint import TcpEndpoint, TcpPlace
 from sagebroker.logs import event
 from sagebroker.session.connecting import (
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
     from sagebroker.session.session import Session
     from sagebroker.store.folders import StateFolder
 
-FOLDER_SUFFIX: Final = ".jupyter"
-SOCKET_PREFIX: Final = "k"
 
 _log = logging.getLogger(__name__)
 
@@ -170,7 +169,8 @@ class Entrances:
 
     def _places(self, session_id: str, folder: Path) -> tuple[ConnectionInfo, TcpPlace | None]:
         """Where endpoints shall be, with the keys that clients know of earlier ones. Blocks."""
-        prefix = str(self._config.runtime_dir / f"{session_id}{FOLDER_SUFFIX}" / SOCKET_PREFIX)
+        folder_of_sockets = KernelFolder(self._config.runtime_dir, session_id).endpoint
+        prefix = str(folder_of_sockets / SOCKET_PREFIX)
         try:
             connection = ConnectionInfo.load(folder / CONNECTION_FILE).with_prefix(prefix)
         except ConfigError:

@@ -244,6 +244,11 @@ class Launcher:
             extra=event("container.removed", session=session_id),
         )
 
+    async def erase(self, session_id: str) -> None:
+        """`discard`, for a session that is no more: its endpoint, too. Raises as that."""
+        await self.discard(session_id)
+        await anyio.to_thread.run_sync(self.kernel_folder(session_id).delete_endpoint)
+
     async def _remove(self, session_id: str) -> None:
         runtime = await self._runtime()
         await runtime.remove(container_name(session_id))

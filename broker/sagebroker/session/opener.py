@@ -79,7 +79,7 @@ async def remove(row: SessionRow, folder: SessionFolder, launcher: Launcher, sto
     except BrokerError as error:
         # No reason to keep anything: on a full disk it is this that makes room.
         _log.warning("Session %s is removed all the same: %s", row.id, error)
-    await launcher.discard(row.id)
+    await launcher.erase(row.id)
     await anyio.to_thread.run_sync(folder.delete)
     await store.call(lambda db: db.remove_session(row.id))
 

@@ -120,7 +120,7 @@ class Sweep:
         return removed
 
     async def _remove_container(self, session_id: str) -> bool:
-        await self._launcher.discard(session_id)
+        await self._launcher.erase(session_id)
         return True
 
     async def _tidy(self, folder: SessionFolder, container: ContainerStatus | None) -> bool:
@@ -133,7 +133,7 @@ class Sweep:
             if row is None:
                 if not is_blank and (container is None or container.state not in ENDED):
                     return False
-                await self._launcher.discard(folder.id)
+                await self._launcher.erase(folder.id)
                 if is_blank:
                     await anyio.to_thread.run_sync(folder.delete)
                 return True
@@ -151,7 +151,7 @@ class Sweep:
         if await anyio.to_thread.run_sync(self._state.folder(row.id).path.exists):
             # It was made after the folders were listed.
             return False
-        await self._launcher.discard(row.id)
+        await self._launcher.erase(row.id)
         await self._store.call(lambda db: db.remove_session(row.id))
         return True
 
