@@ -106,6 +106,9 @@ class Ending:
             # No reason to keep anything: on a full disk it is this that makes room.
             _log.warning("Session %s is removed all the same: %s", self._keeper.row.id, error)
         if await self.discard():
+            kernel_folder = self._launcher.kernel_folder(self._keeper.row.id)
+            # Before the row: of a process that is killed in between nobody would know what it has left.
+            await anyio.to_thread.run_sync(kernel_folder.delete_endpoint)
             await anyio.to_thread.run_sync(self._folder.delete)
             self.is_removed = True
             # A row that stays is removed by whoever finds it without a folder.
