@@ -67,6 +67,24 @@ async def run(
     return await reply_to(client, msg_id), outputs
 
 
+async def echo(client: AsyncKernelClient, data: Message, blocks: list[bytes]) -> Message:
+    """What a widget that sends back everything makes of data and buffers: its message."""
+    await run(
+        client,
+        "from comm import create_comm\n"
+        "def back(comm, message):\n"
+        "    comm.on_msg(lambda m: comm.send(m['content']['data'], buffers=m['buffers']))\n"
+        "get_ipython().kernel.comm_manager.register_target('echo', back)",
+    )
+    opened = client.session.msg("comm_open", {"comm_id": "c", "target_name": "echo", "data": {}})
+    client.shell_channel.send(opened)
+    sent = client.session.msg("comm_msg", {"comm_id": "c", "data": data})
+    client.session.send(client.shell_channel.socket, sent, buffers=blocks)
+    found = await outputs_of(client, sent["header"]["msg_id"])
+    [back] = [message for message in found if message["msg_type"] == "comm_msg"]
+    return back
+
+
 def texts(outputs: list[Message]) -> str:
     """Streams and results, in order."""
     said = (

@@ -13,7 +13,7 @@ import anyio
 import pytest
 from jupyter_client.asynchronous.client import AsyncKernelClient
 from tests.cells import ended, result
-from tests.guests import file_of, guest, outputs_of, reply_to, run, texts
+from tests.guests import echo, file_of, guest, reply_to, run, texts
 
 from sagebroker.broker import Broker
 from sagebroker.config import BrokerConfig, JupyterConfig
@@ -39,22 +39,8 @@ async def test_variables_are_shared_and_clients_cells_are_in_the_transcript(brok
 async def test_messages_are_passed_on_byte_for_byte(broker: Broker) -> None:
     session, _ = await broker.open_session("default")
     async with guest(file_of(broker, session)) as client:
-        await run(
-            client,
-            "from comm import create_comm\n"
-            "def back(comm, message):\n"
-            "    comm.on_msg(lambda m: comm.send(m['content']['data'], buffers=m['buffers']))\n"
-            "get_ipython().kernel.comm_manager.register_target('echo', back)",
-        )
-        opened = client.session.msg(
-            "comm_open", {"comm_id": "c", "target_name": "echo", "data": {}}
-        )
-        client.shell_channel.send(opened)
-        sent = client.session.msg("comm_msg", {"comm_id": "c", "data": {"n": 1}})
         blocks = [os.urandom(5 * 2**20), b"", os.urandom(3)]
-        client.session.send(client.shell_channel.socket, sent, buffers=blocks)
-        found = await outputs_of(client, sent["header"]["msg_id"])
-    [back] = [message for message in found if message["msg_type"] == "comm_msg"]
+        back = await echo(client, {"n": 1}, blocks)
     assert back["content"]["data"] == {"n": 1}
     assert [bytes(block) for block in back["buffers"]] == blocks
     assert session.info().cells == 1

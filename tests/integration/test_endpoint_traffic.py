@@ -19,7 +19,7 @@ import zmq
 import zmq.asyncio
 from jupyter_client.asynchronous.client import AsyncKernelClient
 from tests.cells import ended, result
-from tests.guests import file_of, guest, outputs_of, reply_to, run, texts
+from tests.guests import echo, file_of, guest, outputs_of, reply_to, run, texts
 
 from sagebroker.broker import Broker
 from sagebroker.model import CellStatus
@@ -131,21 +131,8 @@ async def test_random_traffic_of_five_clients_is_answered_once_each_in_order_and
 async def test_fifty_megabytes_of_buffers_come_back_as_they_were(broker: Broker) -> None:
     session, _ = await broker.open_session("default")
     async with guest(file_of(broker, session)) as client:
-        await run(
-            client,
-            "def back(comm, message):\n"
-            "    comm.on_msg(lambda m: comm.send({}, buffers=m['buffers']))\n"
-            "get_ipython().kernel.comm_manager.register_target('echo', back)",
-        )
-        opened = client.session.msg(
-            "comm_open", {"comm_id": "c", "target_name": "echo", "data": {}}
-        )
-        client.shell_channel.send(opened)
-        sent = client.session.msg("comm_msg", {"comm_id": "c", "data": {}})
         block = os.urandom(50 * 10**6)
-        client.session.send(client.shell_channel.socket, sent, buffers=[block])
-        found = await outputs_of(client, sent["header"]["msg_id"])
-    [back] = [message for message in found if message["msg_type"] == "comm_msg"]
+        back = await echo(client, {}, [block])
     assert bytes(back["buffers"][0]) == block
 
 

@@ -185,6 +185,15 @@ async def test_a_connection_is_told_and_one_for_other_machines_only_where_that_i
     assert (await api.ask("GET", "/sessions/absent/connection")).status_code == 404
 
 
+async def test_a_session_named_connection_is_read_with_the_scope_to_read(
+    served: Served, http: httpx2.AsyncClient
+) -> None:
+    reader = Api(http, served.base, served.token("alice", READ))
+    assert (await reader.ask("GET", "/sessions/connection")).status_code == 404
+    refused = await reader.ask("GET", "/sessions/connection/connection")
+    assert (refused.status_code, refused.json()["error"]) == (403, "insufficient_scope")
+
+
 async def test_a_lone_surrogate_is_harmless_in_both_directions(api: Api, served: Served) -> None:
     await api.ask("PUT", "/sessions/a")
     sent = rb'{"code": "\"\\ud800\" + \"\ud800\"", "wait_s": 60}'

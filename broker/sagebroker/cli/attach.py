@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sagebroker.cli.console import (
-    EXIT_USAGE,
     Json,
-    complain,
     err,
     exits,
     out,
     print_json,
+    refuse,
     run_async,
 )
 from sagebroker.errors import ConfigError
@@ -38,7 +37,7 @@ def attach(
 ) -> None:
     """Use a session that an agent uses, from a terminal or any Jupyter tool; leaving does not end it."""
     if sum((console, connection_file)) != 1:
-        _refuse("give --console or --connection-file, one of them.")
+        refuse("give --console or --connection-file, one of them.")
     connection, is_new = run_async(_open, context.obj, name)
     place = _place(context.obj, connection)
     if is_new:
@@ -73,8 +72,3 @@ def _have_console(place: Path) -> None:
             hint="Install it: pip install 'sagebroker[console]'.",
         ) from error
     run_console(place)
-
-
-def _refuse(text: str) -> NoReturn:
-    complain(text)
-    raise typer.Exit(EXIT_USAGE)

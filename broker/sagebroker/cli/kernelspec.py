@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
-from sagebroker.cli.console import EXIT_USAGE, Json, complain, exits, out, print_json
+from sagebroker.cli.console import Json, exits, out, print_json, refuse
 from sagebroker.session.names import check_session_name
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def install(
     from sagebroker.jupyter import specs
 
     if user and prefix:
-        _refuse("give --user or --prefix, not both.")
+        refuse("give --user or --prefix, not both.")
     with exits():
         if session:
             check_session_name(session)
@@ -91,8 +91,3 @@ def _view(one: Installed) -> dict[str, Any]:
         "session": one.session or None,
         "folder": str(one.folder),
     }
-
-
-def _refuse(text: str) -> NoReturn:
-    complain(text)
-    raise typer.Exit(EXIT_USAGE)

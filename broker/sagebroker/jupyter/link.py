@@ -17,6 +17,7 @@ from jupyter_client.session import Session as WireSession
 from sagebroker.client import ask_server, ensure_server
 from sagebroker.errors import KernelError, ServerError
 from sagebroker.session.connecting import CONNECTION_FILE
+from sagebroker.session.orders import BROKER_REQUEST
 from sagebroker.store.folders import StateFolder
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ async def broker_request(
         KernelError: It was refused, or could not be done; says why.
     """
     return await control_request(
-        connection, "broker_request", {"action": action, **content}, limit_s=limit_s
+        connection, BROKER_REQUEST, {"action": action, **content}, limit_s=limit_s
     )
 
 

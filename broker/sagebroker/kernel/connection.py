@@ -129,23 +129,7 @@ class ConnectionInfo:
         Raises:
             ConfigError: It cannot be written or given to ``uid``.
         """
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        try:
-            descriptor = os.open(temporary, flags, _FILE_MODE)
-            try:
-                with os.fdopen(descriptor, "wb") as file:
-                    os.fchmod(file.fileno(), _FILE_MODE)
-                    if (uid, gid) != (os.geteuid(), os.getegid()):
-                        os.fchown(file.fileno(), uid, gid)
-                    file.write(self.to_json().encode())
-                temporary.replace(path)
-            except OSError:
-                with contextlib.suppress(FileNotFoundError):
-                    temporary.unlink()
-                raise
-        except OSError as error:
-            raise ConfigError(f"The connection file {path} cannot be written: {error}.") from error
+        write_file(path, self.to_values(), uid, gid)
 
     @classmethod
     def _from_json(cls, values: Any) -> ConnectionInfo:
@@ -171,6 +155,37 @@ class ConnectionInfo:
             kernel_name=kernel_name if isinstance(kernel_name, str) else "",
             **ports,  # type: ignore[arg-type]  # all were checked to be int
         )
+
+
+def write_file(path: Path, values: dict[str, Any], uid: int, gid: int) -> None:
+    """Write a connection file, readable by its owner only, in one step.
+
+    Args:
+        path: Where; an existing file is replaced.
+        values: What it says.
+        uid: Owner. Giving it to another user takes root.
+        gid: Group.
+
+    Raises:
+        ConfigError: It cannot be written or given to ``uid``.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        descriptor = os.open(temporary, flags, _FILE_MODE)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                os.fchmod(file.fileno(), _FILE_MODE)
+                if (uid, gid) != (os.geteuid(), os.getegid()):
+                    os.fchown(file.fileno(), uid, gid)
+                file.write(json.dumps(values, indent=2).encode())
+            temporary.replace(path)
+        except OSError:
+            with contextlib.suppress(FileNotFoundError):
+                temporary.unlink()
+            raise
+    except OSError as error:
+        raise ConfigError(f"The connection file {path} cannot be written: {error}.") from error
 
 
 def _read_bounded(path: Path) -> bytes:

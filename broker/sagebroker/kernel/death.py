@@ -17,6 +17,7 @@ from sagebroker.kernel.host import KernelHost
 from sagebroker.kernel.keeper import KeeperStatus
 from sagebroker.logs import event
 from sagebroker.model import ExitCause, ExitReport
+from sagebroker.racing import first
 
 LOOK_INTERVAL_S = 0.5
 """Time between looks at the keeper's status; a suspicion makes one at once."""
@@ -58,14 +59,7 @@ class DeathWatch:
 
     async def first(self, wanted: anyio.Event) -> None:
         """Wait for an event or for death."""
-        async with anyio.create_task_group() as tg:
-
-            async def wait(one: anyio.Event) -> None:
-                await one.wait()
-                tg.cancel_scope.cancel()
-
-            tg.start_soon(wait, wanted)
-            tg.start_soon(wait, self.dead)
+        await first(wanted.wait, self.dead.wait)
 
     def suspect(self) -> None:
         """Something hints at death: look at once, at the engine too."""

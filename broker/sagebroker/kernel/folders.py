@@ -160,16 +160,7 @@ class KernelFolder:
             ConfigError: The folder of all sockets is not this user's alone; nothing was changed.
             StorageError: Something is left.
         """
-        self.check()
-        try:
-            while os.path.ismount(self.sockets):
-                _unmount(self.sockets)
-            remove_tree(self.path)
-        except OSError as error:
-            raise StorageError(
-                f"The runtime folder {self.path} cannot be removed: {error}.",
-                hint="Remove it by hand, or end what still uses it.",
-            ) from error
+        self._delete(self.path, self.sockets)
 
     def delete_endpoint(self) -> None:
         """Remove what a process that was killed has left of the endpoint; harmless when it is gone.
@@ -178,12 +169,19 @@ class KernelFolder:
             ConfigError: The folder of all sockets is not this user's alone; nothing was changed.
             StorageError: Something is left.
         """
+        self._delete(self.endpoint)
+
+    def _delete(self, folder: Path, *mounts: Path) -> None:
         self.check()
         try:
-            remove_tree(self.endpoint)
+            for mount in mounts:
+                while os.path.ismount(mount):
+                    _unmount(mount)
+            remove_tree(folder)
         except OSError as error:
             raise StorageError(
-                f"The runtime folder {self.endpoint} cannot be removed: {error}."
+                f"The runtime folder {folder} cannot be removed: {error}.",
+                hint="Remove it by hand, or end what still uses it.",
             ) from error
 
     def _check_parent(self) -> None:

@@ -23,13 +23,13 @@ from sagebroker.kernel.heartbeat import Heartbeat
 from sagebroker.kernel.held import HeldChannels, Wire
 from sagebroker.kernel.host import KernelHost
 from sagebroker.kernel.router import MessageRouter
-from sagebroker.kernel.running import Follower, MessageTaker, RunningCell, execute_request
+from sagebroker.kernel.running import Follower, MessageTaker, RunningCell
 from sagebroker.kernel.start import wait_forked
 from sagebroker.model import ExitCause, ExitReport
 from sagebroker.protocol.execution import Execution
 from sagebroker.protocol.messages import Channel, Message, software_of
 from sagebroker.protocol.outputs import OutputFold
-from sagebroker.protocol.requests import OWN_PREFIX, ClientRequest
+from sagebroker.protocol.requests import OWN_PREFIX, ClientRequest, execute_request
 
 NUDGE_INTERVAL_S = 0.3
 """Time between requests to a kernel that does not answer yet: iopub loses what is sent before the

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import anyio
 import anyio.to_thread
@@ -190,21 +190,3 @@ class Follower:
                     self.running.lose_track()
                 if self._journal.is_at_end or not messages:
                     return
-
-
-def execute_request(
-    code: str, *, silent: bool = False, expressions: dict[str, str] | None = None
-) -> dict[str, Any]:
-    """The content of an ``execute_request``.
-
-    No ``stop_on_error``: an error must not abort what other clients of this kernel have queued.
-    """
-    return {
-        "code": code,
-        "silent": silent,
-        "store_history": not silent,
-        "user_expressions": expressions or {},
-        # What is asked by a silent request would be asked of nobody.
-        "allow_stdin": not silent,
-        "stop_on_error": False,
-    }

@@ -130,16 +130,28 @@ def found_again(request_id: str, code: str) -> ClientRequest | None:
         "msg_type": EXECUTE,
         "version": PROTOCOL_VERSION,
     }
-    content = {
-        "code": code,
-        "silent": False,
-        "store_history": True,
-        "user_expressions": {},
-        "allow_stdin": False,
-        "stop_on_error": False,
-    }
+    # Nobody knows whether its client is there to answer anything.
+    content = execute_request(code) | {"allow_stdin": False}
     frames = (encode(header), b"{}", b"{}", encode(content))
     return ClientRequest(client=identity, msg_type=EXECUTE, msg_id=msg_id, frames=frames, code=code)
+
+
+def execute_request(
+    code: str, *, silent: bool = False, expressions: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """The content of an ``execute_request``.
+
+    No ``stop_on_error``: an error must not abort what other clients of this kernel have queued.
+    """
+    return {
+        "code": code,
+        "silent": silent,
+        "store_history": not silent,
+        "user_expressions": expressions or {},
+        # What is asked by a silent request would be asked of nobody.
+        "allow_stdin": not silent,
+        "stop_on_error": False,
+    }
 
 
 def encode(value: dict[str, Any]) -> bytes:

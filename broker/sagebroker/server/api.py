@@ -32,6 +32,7 @@ from sagebroker.errors import (
 )
 from sagebroker.places import API_PATH
 from sagebroker.protocol.text import clean
+from sagebroker.racing import first
 from sagebroker.server.api_views import (
     CellBody,
     Cells,
@@ -53,7 +54,6 @@ from sagebroker.server.api_views import (
 from sagebroker.server.callers import current_user, missing_scope
 from sagebroker.server.failures import sentence
 from sagebroker.server.session_tools import list_sessions, look_at
-from sagebroker.server.waiting import first
 from sagebroker.session.cell import Cell
 from sagebroker.session.session import Session
 from sagebroker.users import ServedUsers
@@ -76,7 +76,6 @@ _STATUS: Final = (
     ((SessionNameError,), 422),
     ((CapacityError,), 429),
 )
-CONNECTION: Final = "/connection"
 _UNAVAILABLE: Final = 503
 _PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
     code: {"model": Problem, "description": text}
@@ -103,9 +102,16 @@ class _ForbiddenError(Exception):
 
 async def _serving(request: Request) -> Broker:
     """The caller's broker, if he may make the call, and now."""
+    return await _admitted(request, reads_only=request.method == "GET")
+
+
+async def _commanding(request: Request) -> Broker:
+    """The same for a call that is as good as running code, though it only reads."""
+    return await _admitted(request, reads_only=False)
+
+
+async def _admitted(request: Request, *, reads_only: bool) -> Broker:
     users: ServedUsers = request.app.state.users
-    # Who has a connection can run whatever he likes.
-    reads_only = request.method == "GET" and not request.url.path.endswith(CONNECTION)
     if lacking := missing_scope(reads_only=reads_only):
         raise _ForbiddenError(lacking)
     users.count_call(current_user())
@@ -118,6 +124,7 @@ async def _ending(request: Request) -> anyio.Event:
 
 
 Serving = Annotated[Broker, Depends(_serving)]
+Commanding = Annotated[Broker, Depends(_commanding)]
 Ending = Annotated[anyio.Event, Depends(_ending)]
 
 router = APIRouter()
@@ -182,9 +189,9 @@ async def restart(broker: Serving, name: Name, body: RestartBody | None = None) 
     return Done(message=message, notices=session.take_notices())
 
 
-@router.get("/sessions/{name}" + CONNECTION, summary="Connect a Jupyter client")
+@router.get("/sessions/{name}/connection", summary="Connect a Jupyter client")
 async def get_connection(
-    broker: Serving,
+    broker: Commanding,
     name: Name,
     remote: Remote = False,  # noqa: FBT002 - a query's parameter
 ) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import anyio
 
 from sagebroker.errors import BrokerError
+from sagebroker.racing import first
 from sagebroker.server.callers import broker_of
 
 if TYPE_CHECKING:
@@ -89,18 +90,6 @@ async def wait_for_first(
         with anyio.move_on_after(CANCEL_LIMIT_S, shield=True):
             await session.cancel(cell, "cancelled")
         raise
-
-
-async def first(*works: Callable[[], Awaitable[object]]) -> None:
-    """Wait until the first of ``works`` has ended; the others are cancelled."""
-    async with anyio.create_task_group() as tg:
-
-        async def run(work: Callable[[], Awaitable[object]]) -> None:
-            await work()
-            tg.cancel_scope.cancel()
-
-        for work in works:
-            tg.start_soon(run, work)
 
 
 async def _report(ctx: Context[Users], describe: Callable[[], str]) -> None:

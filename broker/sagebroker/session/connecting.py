@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import secrets
+import os
 from typing import TYPE_CHECKING, Any, Final
 
-from sagebroker.errors import ConfigError, NoEndpointError
+from sagebroker.errors import NoEndpointError
+from sagebroker.kernel.connection import write_file
 from sagebroker.kernel.tcp_endpoint import TcpPlace
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def read_connection(folder: SessionFolder, *, is_remote: bool = False) -> dict[s
 
 
 def write_connection(path: Path, values: dict[str, Any], name: str, session_id: str) -> None:
-    """Write a connection file, readable by its owner only, in one step.
+    """Write a connection file of an endpoint.
 
     Args:
         path: Of the file.
@@ -61,13 +62,7 @@ def write_connection(path: Path, values: dict[str, Any], name: str, session_id: 
         ConfigError: It cannot be written.
     """
     told = values | {"kernel_name": KERNEL_NAME, "session": name, "session_id": session_id}
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        draft.touch(mode=0o600, exist_ok=False)
-        draft.write_text(json.dumps(told, indent=2), encoding="utf-8")
-        draft.replace(path)
-    except OSError as error:
-        raise ConfigError(f"The connection file {path} cannot be written: {error}.") from error
+    write_file(path, told, os.geteuid(), os.getegid())
 
 
 def place_of(folder: Path, *, host: str, address: str, key: bytes) -> TcpPlace:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import anyio
+from sagebroker.racing import first
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,14 +38,7 @@ class Doors:
 
     async def serve(self) -> None:
         """Read until cancelled, or until another process serves the session."""
-        async with anyio.create_task_group() as tg:
-
-            async def serve(door: Endpoint) -> None:
-                await door.serve()
-                tg.cancel_scope.cancel()
-
-            for door in self._doors:
-                tg.start_soon(serve, door)
+        await first(*(door.serve for door in self._doors))
 
     def hide(self) -> None:
         """Have nobody find them any more."""

@@ -129,9 +129,13 @@ class Entrances:
             told = {CONNECTION_FILE: connection.to_values()}
             if place is not None:
                 told[TCP_CONNECTION_FILE] = place.to_values()
-            for file, values in told.items():
-                write = partial(write_connection, folder / file, values)
-                await anyio.to_thread.run_sync(write, session.name, session.id)
+            try:
+                for file, values in told.items():
+                    write = partial(write_connection, folder / file, values)
+                    await anyio.to_thread.run_sync(write, session.name, session.id)
+            except BrokerError:
+                entrance.doors.close()
+                raise
         except BrokerError as error:
             _log.warning(
                 "Jupyter clients cannot connect to session %s: %s",

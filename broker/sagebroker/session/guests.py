@@ -22,7 +22,6 @@ from sagebroker.protocol.requests import (
     AUTHOR,
     COMMS,
     EXECUTE,
-    OWN_PREFIX,
     ClientRequest,
     request_of,
 )
@@ -207,9 +206,7 @@ class Guests(Listener):
                 self._answer_failed(request, replies.failure(error))
             else:
                 if line[0].is_aborted:
-                    self._endpoint.reply(
-                        "shell", client, request.header, "execute_reply", replies.ABORTED
-                    )
+                    self._execute_reply(request, replies.ABORTED)
                 elif not self._has_submitted(request):
                     await anyio.sleep(ROOM_INTERVAL_S)
                     continue
@@ -224,8 +221,6 @@ class Guests(Listener):
 
     def heard(self, message: Message) -> None:
         """Pass on what the kernel says."""
-        if message.parent_id.startswith(OWN_PREFIX) or not message.frames:
-            return
         pending = self._pending.get(message.parent_id)
         if message.channel == "iopub":
             self._publish(message, pending)
@@ -313,17 +308,16 @@ class Guests(Listener):
         request, cell = pending.request, pending.cell
         await cell.wait(math.inf)
         if not pending.is_replied and request.has_reply:
-            content = replies.of_cell(cell)
             if not pending.is_busy:
-                self._endpoint.publish(request.header, "status", {"execution_state": "busy"})
-            if content["status"] == "error" and not pending.has_shown_error:
-                shown = {key: content[key] for key in ("ename", "evalue", "traceback")}
-                self._endpoint.publish(request.header, "error", shown)
+                self._tell_state(request, "busy")
+                pending.is_busy = True
+            content = replies.of_cell(cell)
+            if not pending.has_shown_error:
+                self._show_error(request, content)
             self._heard_news[request.client] = len(self._news)
-            self._endpoint.reply("shell", request.client, request.header, "execute_reply", content)
-            pending.is_busy = True
+            self._execute_reply(request, content)
         if pending.is_busy and not pending.is_idle:
-            self._endpoint.publish(request.header, "status", {"execution_state": "idle"})
+            self._tell_state(request, "idle")
         del self._pending[request.msg_id]
         self._answered.append(request.msg_id)
         pending.done.set()
@@ -332,19 +326,30 @@ class Guests(Listener):
         """Answer a request of which no cell came."""
         if not request.has_reply:
             return
-        self._endpoint.publish(request.header, "status", {"execution_state": "busy"})
-        shown = {key: content[key] for key in ("ename", "evalue", "traceback")}
-        self._endpoint.publish(request.header, "error", shown)
-        self._endpoint.reply("shell", request.client, request.header, "execute_reply", content)
-        self._endpoint.publish(request.header, "status", {"execution_state": "idle"})
+        self._tell_state(request, "busy")
+        self._show_error(request, content)
+        self._execute_reply(request, content)
+        self._tell_state(request, "idle")
         _log.info(
             "A Jupyter client's cell was not run: %s",
             content["evalue"],
             extra=event("cell.refused"),
         )
 
+    def _tell_state(self, request: ClientRequest, state: str) -> None:
+        self._endpoint.publish(request.header, "status", {"execution_state": state})
+
+    def _show_error(self, request: ClientRequest, content: dict[str, Any]) -> None:
+        """Show the error that a reply tells, if it tells one."""
+        if content["status"] == "error":
+            shown = {key: content[key] for key in ("ename", "evalue", "traceback")}
+            self._endpoint.publish(request.header, "error", shown)
+
+    def _execute_reply(self, request: ClientRequest, content: dict[str, Any]) -> None:
+        self._endpoint.reply("shell", request.client, request.header, "execute_reply", content)
+
     def _reply(
         self, channel: Channel, client: bytes, message: Message, content: dict[str, Any]
     ) -> None:
-        msg_type = message.msg_type.removesuffix("_request") + "_reply"
+        msg_type = replies.type_of(message.msg_type)
         self._endpoint.reply(channel, client, message.frames[0], msg_type, content)

@@ -48,7 +48,7 @@ class Orders:
                     content = await self._broker_request(message.content)
         except BrokerError as error:
             content = replies.failure(error)
-        msg_type = message.msg_type.removesuffix("_request") + "_reply"
+        msg_type = replies.type_of(message.msg_type)
         self._endpoint.reply(channel, client, header, msg_type, content)
 
     async def _interrupt(self, channel: Channel, client: bytes, header: bytes) -> None:

@@ -99,7 +99,7 @@ class Questions:
                 found = await self._ask(client, message) or self._nothing(message)
         except BrokerError as error:
             found = replies.failure(error)
-        msg_type = message.msg_type.removesuffix("_request") + "_reply"
+        msg_type = replies.type_of(message.msg_type)
         if isinstance(found, dict):
             self._endpoint.reply(channel, client, header, msg_type, found)
         else:
@@ -170,11 +170,12 @@ class Questions:
     async def _history(self, content: dict[str, Any]) -> dict[str, Any]:
         """The session's cells, of all its kernels and all its users."""
         session = self._house.session
-        cells = [] if session is None else await session.past_cells(MOST_HISTORY)
-        entries = [(0, cell.number, cell.code) for cell in cells]
-        number = content.get("n")
+        number, kind = content.get("n"), content.get("hist_access_type")
         most = number if isinstance(number, int) and number >= 0 else MOST_HISTORY
-        match content.get("hist_access_type"):
+        read = MOST_HISTORY if kind in ("range", "search") else min(most, MOST_HISTORY)
+        cells = [] if session is None else await session.past_cells(read)
+        entries = [(0, cell.number, cell.code) for cell in cells]
+        match kind:
             case "range":
                 start, stop = content.get("start"), content.get("stop")
                 first = start if isinstance(start, int) else 1
@@ -186,8 +187,6 @@ class Questions:
                 if content.get("unique") is True:
                     newest = {entry[2]: entry for entry in entries}
                     entries = sorted(newest.values(), key=lambda entry: entry[1])
-                entries = entries[-most:] if most else []
-            case _:
                 entries = entries[-most:] if most else []
         if content.get("output") is True:
             return {"status": "ok", "history": [(a, b, (code, None)) for a, b, code in entries]}

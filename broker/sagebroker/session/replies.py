@@ -17,6 +17,11 @@ ABORTED: Final[dict[str, Any]] = {"status": "aborted", "execution_count": 0}
 """The content of a reply to a request that was not run because one before it has failed."""
 
 
+def type_of(request: str) -> str:
+    """The type of the reply to a request of this type."""
+    return request.removesuffix("_request") + "_reply"
+
+
 def error(name: str, text: str) -> dict[str, Any]:
     """The content of a reply that tells an error."""
     return {"status": "error", "ename": name, "evalue": text, "traceback": [f"{name}: {text}"]}
